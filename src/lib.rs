@@ -1,0 +1,32 @@
+//! Freezeframe: enterprise batch video generation that freezes a batch's price, charges only successes and refunds every
+//! failure by itself. A room imports only from rooms below it (`tests/it/house.rs` refuses anything else).
+
+// floor 8
+pub mod cli;
+// floor 7
+pub mod api;
+pub mod worker;
+// floor 6
+pub mod steps;
+// floor 5
+pub mod batches;
+pub mod billing;
+pub mod webhooks;
+// floor 4
+pub mod providers;
+pub mod scheduler;
+pub mod storage;
+// floor 3
+pub mod engine;
+pub mod idempotency;
+pub mod ledger;
+pub mod tenants;
+// floor 2
+pub mod db;
+// floor 1
+pub mod domain;
+// beside
+pub mod config;
+pub mod emulator;
+pub mod metrics;
+pub mod telemetry;
