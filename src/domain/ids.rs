@@ -143,9 +143,9 @@ prefixed_id!(
     "evt"
 );
 prefixed_id!(
-    /// A place where a tenant receives webhooks.
-    EndpointId,
-    "end"
+    /// The delivery of one event to one address (also the id of its queue job).
+    DeliveryId,
+    "dlv"
 );
 
 #[cfg(test)]

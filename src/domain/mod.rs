@@ -11,6 +11,6 @@ pub mod video_spec;
 
 pub use credits::Credits;
 pub use freezeframe_workflows::FailureClass;
-pub use ids::{AttemptId, BatchId, EndpointId, EventId, TenantId, VideoId};
+pub use ids::{AttemptId, BatchId, DeliveryId, EventId, TenantId, VideoId};
 pub use state::{AttemptState, BatchStatus, DeliveryState, GrantSource, LedgerAct, VideoState};
 pub use video_spec::{CustomId, FieldError, Prompt, Size};
