@@ -1,0 +1,144 @@
+//! Brings a database's schema up to date, and makes and drops whole databases.
+//!
+//! Two sets of migrations run in one go under one lock: first the queue's own, because ours grant rights on its tables,
+//! then ours from `migrations/`. Each set has its own history table. The queue's schema belongs to the schema of this
+//! database, so this is the one place beside `engine/queue.rs` that names its crate; nothing of its machinery is used here.
+//! Migrations run as the owner of the database, never as the role that the service acts as.
+
+use std::{str::FromStr, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection,
+    migrate::{MigrateError, Migrator},
+    postgres::PgConnectOptions,
+};
+
+use super::redact;
+
+/// The history of our own migrations.
+const HISTORY_TABLE: &str = "public.freezeframe_migrations";
+
+/// The advisory lock of a migration: the ASCII of "migrate!" as a number.
+const MIGRATION_LOCK: i64 = 0x6d69_6772_6174_6521;
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long a migration waits for a table that is in use, so that it does not block everybody who queues behind it.
+const DDL_LOCK_TIMEOUT: &str = "set lock_timeout = '15s'";
+
+/// What the queue's tables need; the server's packages bring both.
+const EXTENSIONS: [&str; 2] = ["hstore", "pgcrypto"];
+
+/// Applies every migration that is missing. Safe to call from many processes at once: one works, the others wait.
+///
+/// `url` must log in as the owner of the database. Fails when a migration that was applied has changed since, and when the
+/// database is newer than this program.
+pub async fn migrate(url: &str) -> Result<()> {
+    let options = PgConnectOptions::from_str(url)
+        .with_context(|| format!("not a database address: {}", redact(url)))?
+        .application_name("freezeframe-migrate");
+    let mut connection =
+        options.connect().await.with_context(|| format!("cannot connect to the database {}", redact(url)))?;
+    lock(&mut connection).await.context("cannot take the migration lock")?;
+    let outcome = run_all(&mut connection).await;
+    // Closing the session frees the lock, whatever happened.
+    if let Err(error) = connection.close().await {
+        tracing::debug!(%error, "the migration's connection did not close cleanly");
+    }
+    outcome.with_context(|| format!("cannot migrate the database {}", redact(url)))
+}
+
+async fn run_all(connection: &mut PgConnection) -> Result<()> {
+    connection.execute(DDL_LOCK_TIMEOUT).await?;
+    for extension in EXTENSIONS {
+        ensure_extension(connection, extension).await?;
+    }
+    run("queue", apalis_postgres::PostgresStorage::<()>::migrations(), connection).await?;
+    let mut ours = sqlx::migrate!("./migrations");
+    ours.dangerous_set_table_name(HISTORY_TABLE);
+    run("freezeframe", ours, connection).await
+}
+
+async fn run(set: &str, mut migrator: Migrator, connection: &mut PgConnection) -> Result<()> {
+    // Our lock covers both sets.
+    migrator.set_locking(false);
+    match migrator.run_direct(None, connection, false).await {
+        Ok(()) => Ok(()),
+        Err(MigrateError::VersionMissing(version)) => {
+            bail!("the database has {set} migration {version}, which this program does not know: run a newer program")
+        }
+        Err(MigrateError::VersionMismatch(version)) => {
+            bail!("{set} migration {version} was changed after it had been applied: restore it and add a new one")
+        }
+        Err(error) => Err(error).with_context(|| format!("a {set} migration failed and was rolled back")),
+    }
+}
+
+/// Polls instead of waiting inside the server: a session that waits there holds a snapshot, and `create index
+/// concurrently` of the one that works would wait for it in turn.
+async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut announced = false;
+    loop {
+        let taken: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+            .bind(MIGRATION_LOCK)
+            .fetch_one(&mut *connection)
+            .await?;
+        if taken {
+            return Ok(());
+        }
+        if !announced {
+            tracing::info!("another process is migrating this database; waiting for it");
+            announced = true;
+        }
+        tokio::time::sleep(LOCK_POLL_INTERVAL).await;
+    }
+}
+
+async fn ensure_extension(connection: &mut PgConnection, extension: &str) -> Result<()> {
+    let statement = format!("create extension if not exists {extension}");
+    let Err(error) = connection.execute(AssertSqlSafe(statement)).await else {
+        return Ok(());
+    };
+    const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    let state = error.as_database_error().and_then(|answer| answer.code()).unwrap_or_default().into_owned();
+    let remedy = match state.as_str() {
+        INSUFFICIENT_PRIVILEGE => format!(
+            "this login may not create the extension {extension}: let the database's owner or a superuser run \
+             \"create extension {extension}\" in it, or migrate as the owner"
+        ),
+        // The control file is absent (0A000 from PostgreSQL 13 on, 58P01 before).
+        "0A000" | "58P01" => {
+            format!("the server does not have the extension {extension}: install its contrib package there")
+        }
+        _ => format!("cannot create the extension {extension}"),
+    };
+    Err(error).context(remedy)
+}
+
+/// Creates a database, as a copy of `template` if given (nobody may be connected to that one).
+pub async fn create_database(admin_url: &str, name: &str, template: Option<&str>) -> Result<()> {
+    let copied = template.map(|template| format!(" template {}", quoted(template))).unwrap_or_default();
+    administer(admin_url, format!("create database {}{copied}", quoted(name)))
+        .await
+        .with_context(|| format!("cannot create the database {name}"))
+}
+
+/// Drops a database if it exists, ending the sessions in it.
+pub async fn drop_database(admin_url: &str, name: &str) -> Result<()> {
+    administer(admin_url, format!("drop database if exists {} with (force)", quoted(name)))
+        .await
+        .with_context(|| format!("cannot drop the database {name}"))
+}
+
+async fn administer(admin_url: &str, statement: String) -> Result<()> {
+    let options = PgConnectOptions::from_str(admin_url)?;
+    let mut connection =
+        options.connect().await.with_context(|| format!("cannot connect to the database {}", redact(admin_url)))?;
+    connection.execute(AssertSqlSafe(statement)).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
