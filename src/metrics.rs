@@ -1,1 +1,209 @@
-//! (room under construction)
+//! Every metric, declared once: name, kind, help. Labels are words from closed lists, never ids, so that the number of
+//! series stays bounded however many tenants there are.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{Unit, counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A declared metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($ident:ident = $name:literal $kind:ident $help:literal;)+) => {
+        $(const $ident: &str = $name;)+
+        /// Every metric of the service.
+        pub const ALL: &[Metric] = &[$(Metric { name: $name, kind: Kind::$kind, help: $help }),+];
+    };
+}
+
+metrics! {
+    BATCHES_ADMITTED = "freezeframe_batches_admitted_total" Counter "Batches accepted and frozen.";
+    BATCHES_REFUSED = "freezeframe_batches_refused_total" Counter "Batches refused, by reason: credits, invalid, key, conflict.";
+    BATCHES_FINISHED = "freezeframe_batches_finished_total" Counter "Batches settled, by final status.";
+    VIDEOS_ADMITTED = "freezeframe_videos_admitted_total" Counter "Videos of accepted batches.";
+    VIDEOS_FINISHED = "freezeframe_videos_finished_total" Counter "Videos settled, by outcome and failure type.";
+    VIDEOS_RELEASED = "freezeframe_videos_released_total" Counter "Videos handed to the workers by the scheduler.";
+    VIDEOS_OPEN = "freezeframe_videos_open" Gauge "Videos of unfinished batches, by state: waiting, in_flight.";
+    ATTEMPTS = "freezeframe_attempts_total" Counter "Attempts at providers, by provider account and end.";
+    LEASES_LOST = "freezeframe_leases_lost_total" Counter "Transitions refused because another worker holds the video.";
+    CREDITS_MOVED = "freezeframe_credits_moved_total" Counter "Credits moved, by act: freeze, charge, refund.";
+    BOOKS_SUM = "freezeframe_books_sum_credits" Gauge "Sum over all accounts; anything but zero is an alarm.";
+    BOOKS_DIFFERENCES = "freezeframe_books_differences" Gauge "Stored balances that disagree with their entries.";
+    QUEUE_JOBS = "freezeframe_queue_jobs" Gauge "Jobs in the queue, by queue and state: waiting, held.";
+    RECORDER_FLUSH_SECONDS = "freezeframe_recorder_flush_seconds" Histogram "Duration of a group commit.";
+    RECORDER_TRANSITIONS = "freezeframe_recorder_transitions_total" Counter "Transitions written by group commits.";
+    SCHEDULER_LEADER = "freezeframe_scheduler_leader" Gauge "1 while this process leads the scheduler.";
+    SCHEDULER_ROUND_SECONDS = "freezeframe_scheduler_round_seconds" Histogram "Duration of a scheduling round.";
+    WEBHOOK_ATTEMPTS = "freezeframe_webhook_attempts_total" Counter "Webhook deliveries tried, by result.";
+    HTTP_REQUESTS = "freezeframe_http_requests_total" Counter "Requests answered, by method, route and status.";
+    HTTP_SECONDS = "freezeframe_http_request_seconds" Histogram "Duration of requests, by method and route.";
+    SWEPT = "freezeframe_swept_total" Counter "Things that the sweep had to put right, by kind; more than zero after a crash only.";
+}
+
+static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+fn handle() -> Option<&'static PrometheusHandle> {
+    HANDLE
+        .get_or_init(|| {
+            let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+            PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &buckets)
+                .and_then(PrometheusBuilder::install_recorder)
+                .inspect_err(|error| tracing::error!(%error, "metrics are not recorded"))
+                .ok()
+        })
+        .as_ref()
+}
+
+/// Starts recording; every metric is described, and shown from the start. Calling it again does nothing.
+pub fn install() {
+    if handle().is_none() {
+        return;
+    }
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, Unit::Count, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, Unit::Count, metric.help),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, Unit::Seconds, metric.help),
+        }
+    }
+    start_at_zero();
+}
+
+/// A counter that appears only with its first event hides the event from `rate()`.
+fn start_at_zero() {
+    use crate::domain::{BatchStatus, FailureClass};
+    counter!(BATCHES_ADMITTED).absolute(0);
+    counter!(VIDEOS_ADMITTED).absolute(0);
+    counter!(VIDEOS_RELEASED).absolute(0);
+    counter!(LEASES_LOST).absolute(0);
+    counter!(RECORDER_TRANSITIONS).absolute(0);
+    gauge!(SCHEDULER_LEADER).set(0.0);
+    for status in BatchStatus::ALL.iter().filter(|status| status.is_final()) {
+        counter!(BATCHES_FINISHED, "status" => status.word()).absolute(0);
+    }
+    for reason in ["credits", "invalid", "key", "conflict"] {
+        counter!(BATCHES_REFUSED, "reason" => reason).absolute(0);
+    }
+    counter!(VIDEOS_FINISHED, "outcome" => "succeeded", "failure" => "none").absolute(0);
+    for class in FailureClass::ALL {
+        counter!(VIDEOS_FINISHED, "outcome" => "failed", "failure" => class.name()).absolute(0);
+    }
+    for act in ["freeze", "charge", "refund"] {
+        counter!(CREDITS_MOVED, "act" => act).absolute(0);
+    }
+    for result in ["delivered", "retry", "given_up"] {
+        counter!(WEBHOOK_ATTEMPTS, "result" => result).absolute(0);
+    }
+    for kind in ["video_without_job", "batch_not_finalized", "delivery_without_job"] {
+        counter!(SWEPT, "kind" => kind).absolute(0);
+    }
+}
+
+/// The Prometheus text of this process.
+pub fn render() -> String {
+    handle().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+pub fn batch_admitted(videos: u64, frozen_credits: i64) {
+    counter!(BATCHES_ADMITTED).increment(1);
+    counter!(VIDEOS_ADMITTED).increment(videos);
+    credits_moved("freeze", frozen_credits);
+}
+
+/// `reason` is one of `credits`, `invalid`, `key`, `conflict`.
+pub fn batch_refused(reason: &'static str) {
+    counter!(BATCHES_REFUSED, "reason" => reason).increment(1);
+}
+
+pub fn batch_finished(status: crate::domain::BatchStatus, charged_credits: i64) {
+    counter!(BATCHES_FINISHED, "status" => status.word()).increment(1);
+    credits_moved("charge", charged_credits);
+}
+
+pub fn video_succeeded() {
+    counter!(VIDEOS_FINISHED, "outcome" => "succeeded", "failure" => "none").increment(1);
+}
+
+pub fn video_failed(class: crate::domain::FailureClass) {
+    counter!(VIDEOS_FINISHED, "outcome" => "failed", "failure" => class.name()).increment(1);
+}
+
+/// `act` is one of `freeze`, `charge`, `refund`.
+pub fn credits_moved(act: &'static str, credits: i64) {
+    counter!(CREDITS_MOVED, "act" => act).increment(credits.unsigned_abs());
+}
+
+pub fn videos_released(count: u64) {
+    counter!(VIDEOS_RELEASED).increment(count);
+}
+
+pub fn videos_open(waiting: i64, in_flight: i64) {
+    gauge!(VIDEOS_OPEN, "state" => "waiting").set(waiting as f64);
+    gauge!(VIDEOS_OPEN, "state" => "in_flight").set(in_flight as f64);
+}
+
+/// `provider` is the name of a configured account.
+pub fn attempt_ended(provider: &str, end: &'static str) {
+    counter!(ATTEMPTS, "provider" => provider.to_owned(), "end" => end).increment(1);
+}
+
+pub fn lease_lost() {
+    counter!(LEASES_LOST).increment(1);
+}
+
+pub fn books(sum: i64, differences: usize) {
+    gauge!(BOOKS_SUM).set(sum as f64);
+    gauge!(BOOKS_DIFFERENCES).set(differences as f64);
+}
+
+pub fn queue_jobs(queue: &'static str, waiting: i64, held: i64) {
+    gauge!(QUEUE_JOBS, "queue" => queue, "state" => "waiting").set(waiting as f64);
+    gauge!(QUEUE_JOBS, "queue" => queue, "state" => "held").set(held as f64);
+}
+
+pub fn recorder_flush(transitions: usize, took: Duration) {
+    counter!(RECORDER_TRANSITIONS).increment(transitions as u64);
+    histogram!(RECORDER_FLUSH_SECONDS).record(took);
+}
+
+pub fn scheduler_leads(leads: bool) {
+    gauge!(SCHEDULER_LEADER).set(if leads { 1.0 } else { 0.0 });
+}
+
+pub fn scheduler_round(took: Duration) {
+    histogram!(SCHEDULER_ROUND_SECONDS).record(took);
+}
+
+/// `result` is one of `delivered`, `retry`, `given_up`.
+pub fn webhook_attempt(result: &'static str) {
+    counter!(WEBHOOK_ATTEMPTS, "result" => result).increment(1);
+}
+
+/// `route` is the pattern of the route, never the path that was asked for.
+pub fn http_request(method: &str, route: &str, status: u16, took: Duration) {
+    let (method, route) = (method.to_owned(), route.to_owned());
+    counter!(HTTP_REQUESTS, "method" => method.clone(), "route" => route.clone(), "status" => status.to_string())
+        .increment(1);
+    histogram!(HTTP_SECONDS, "method" => method, "route" => route).record(took);
+}
+
+/// `kind` is one of `video_without_job`, `batch_not_finalized`, `delivery_without_job`.
+pub fn swept(kind: &'static str, count: u64) {
+    counter!(SWEPT, "kind" => kind).increment(count);
+}

@@ -1,1 +1,168 @@
-//! (room under construction)
+//! Who may start next. One leader in the cluster releases waiting videos in waves, as far as the tenant's and the provider
+//! account's limits and the free worker slots allow.
+//!
+//! Always holds: what may not run holds nothing - no slot, no job, no lock, no connection; a release is one transaction
+//! (video released, job pushed, counters moved), fenced on the leader's epoch; within a tenant the oldest batch goes first;
+//! a tenant at its limit delays nobody else.
+//!
+//! Refuses: to know providers or prompts. It is told which model goes to which account, and what an account takes.
+
+mod leader;
+mod pace;
+mod release;
+mod round_robin;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::db::Database;
+use crate::engine::queue;
+use crate::metrics;
+use leader::Leadership;
+use pace::Paces;
+use round_robin::{Budget, Rotation};
+
+pub use release::{OpenLane, WAKE_CHANNEL, wake};
+
+/// Where a model's videos are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub provider: String,
+    pub upstream_model: String,
+}
+
+/// What a provider account takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountLimits {
+    pub requests_per_minute: u32,
+    pub max_in_flight: u32,
+}
+
+/// The present routes of all models and the limits of the accounts they lead to.
+#[derive(Clone, Debug, Default)]
+pub struct RoutePlan {
+    pub routes: HashMap<String, Route>,
+    pub accounts: HashMap<String, AccountLimits>,
+}
+
+/// How the scheduler runs.
+#[derive(Clone, Debug)]
+pub struct SchedulerSettings {
+    /// Without renewal for this long the leader is replaced.
+    pub lease_ttl: Duration,
+    /// Pause between rounds while videos wait.
+    pub tick: Duration,
+    /// Videos released in one transaction at the most.
+    pub wave: u32,
+    /// A worker without heartbeat for this long offers no slots.
+    pub worker_dead_after: Duration,
+}
+
+/// Pause between looks while nothing waits; a new batch ends it at once.
+const IDLE_TICK: Duration = Duration::from_millis(500);
+/// After a wave that released something the next one may follow at once, but for others' sake not quite.
+const BUSY_TICK: Duration = Duration::from_millis(5);
+
+/// One process' candidate for leader.
+pub struct Scheduler {
+    db: Database,
+    settings: SchedulerSettings,
+    plan: Arc<RoutePlan>,
+    leadership: Leadership,
+    paces: Paces,
+    rotation: Rotation,
+}
+
+/// What a round came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Round {
+    waiting: i64,
+    released: usize,
+}
+
+impl Scheduler {
+    /// `db` needs the engine's planner settings.
+    pub fn new(db: Database, settings: SchedulerSettings, plan: Arc<RoutePlan>) -> Scheduler {
+        let leadership = Leadership::new("scheduler", settings.lease_ttl);
+        Scheduler { db, settings, plan, leadership, paces: Paces::default(), rotation: Rotation::default() }
+    }
+
+    /// Leads whenever the lease is to be had, until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (woken, wake) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(release::listen(self.db.clone(), woken, stop.clone()));
+        let mut wake = wake;
+        while !stop.is_cancelled() {
+            let pause = match self.lead_once().await {
+                Ok(Some(round)) if round.released > 0 => BUSY_TICK,
+                Ok(Some(round)) if round.waiting > 0 => self.settings.tick,
+                Ok(_) => IDLE_TICK,
+                Err(error) => {
+                    tracing::warn!(%error, "a scheduling round failed; trying again");
+                    IDLE_TICK
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                Some(()) = wake.recv() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.leadership.resign(&self.db).await;
+        metrics::scheduler_leads(false);
+    }
+
+    /// Renews or takes the lease and, as the leader, plays one round. `None`: somebody else leads.
+    async fn lead_once(&mut self) -> Result<Option<Round>, sqlx::Error> {
+        let was_leading = self.leadership.epoch().is_some();
+        let leads = self.leadership.renew(&self.db).await?;
+        metrics::scheduler_leads(leads);
+        if !leads {
+            return Ok(None);
+        }
+        if !was_leading {
+            tracing::info!(epoch = self.leadership.epoch(), "leading the scheduler");
+            self.paces = Paces::default();
+        }
+        let started = Instant::now();
+        let round = self.round().await?;
+        metrics::scheduler_round(started.elapsed());
+        Ok(Some(round))
+    }
+
+    async fn round(&mut self) -> Result<Round, sqlx::Error> {
+        let mut conn = self.db.pool().acquire().await?;
+        let lanes = release::open_lanes(&mut conn).await?;
+        let waiting: i64 = lanes.iter().map(|lane| i64::from(lane.waiting)).sum();
+        let in_flight: i64 = lanes.iter().map(|lane| i64::from(lane.in_flight)).sum();
+        metrics::videos_open(waiting, in_flight);
+        if waiting == 0 {
+            return Ok(Round { waiting, released: 0 });
+        }
+        let dead_after_ms = i64::try_from(self.settings.worker_dead_after.as_millis()).unwrap_or(i64::MAX);
+        let slots = queue::free_slots(&mut conn, queue::names::GENERATE, dead_after_ms).await? - in_flight;
+        drop(conn);
+        let videos = u32::try_from(slots.max(0)).unwrap_or(u32::MAX).min(self.settings.wave);
+        let mut budget = Budget::new(videos, &lanes, &self.plan, &mut self.paces);
+        let shares = self.rotation.share(&lanes, &mut budget);
+        if shares.is_empty() {
+            return Ok(Round { waiting, released: 0 });
+        }
+        let Some(epoch) = self.leadership.epoch() else { return Ok(Round { waiting, released: 0 }) };
+        let released = release::release(&self.db, (self.leadership.holder(), epoch), &shares).await?;
+        self.give_unused_turns_back(&shares, &released);
+        metrics::videos_released(released.values().sum::<u32>().into());
+        Ok(Round { waiting, released: released.values().sum::<u32>() as usize })
+    }
+
+    /// A lane may have had fewer eligible videos than its share, because some are in back-off.
+    fn give_unused_turns_back(&mut self, shares: &[release::Share], released: &release::Released) {
+        for share in shares {
+            let taken = released.get(&(share.batch, share.model.clone())).copied().unwrap_or(0);
+            self.paces.give_back(share.tenant, &share.route.provider, share.videos.saturating_sub(taken));
+        }
+    }
+}

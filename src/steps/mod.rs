@@ -1,1 +1,2 @@
-//! (room under construction)
+//! What each step of a batch does outside (act) and writes inside (record).
+pub mod record;

@@ -1,0 +1,138 @@
+//! The pulse of a worker: heartbeat, rescue of dead workers' jobs, return of unsettled ones, wake-ups by notification.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apalis_postgres::queries;
+use sqlx::PgConnection;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::slots::SlotPool;
+
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const LISTEN_PAUSE: Duration = Duration::from_millis(500);
+/// The channel on which apalis' insert trigger notifies.
+const INSERT_CHANNEL: &str = "apalis::job::insert";
+
+/// Starts the pulse on an operating system thread of its own: no handler, however busy, delays a heartbeat.
+///
+/// # Errors
+/// When the operating system has no thread to give.
+pub(super) fn start(pool: Arc<SlotPool>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new()
+        .name(format!("pulse-{}", pool.settings.queue))
+        .spawn(move || runtime.block_on(pulse(pool)))?;
+    Ok(())
+}
+
+/// Beats until the pool is stopped and drained, so that a stopping worker's last jobs are neither lost nor rescued.
+async fn pulse(pool: Arc<SlotPool>) {
+    let mut connection = None;
+    let mut tick = interval(pool.settings.heartbeat);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = pool.beat_now.notified() => {}
+        }
+        match timeout(pool.settings.dead_after / 2, beat(&pool, &mut connection)).await {
+            Ok(Ok(())) if pool.stop.is_cancelled() && pool.is_drained() => {
+                pool.waker.wake();
+                return;
+            }
+            Ok(Ok(())) => {}
+            failed => {
+                connection = None;
+                let error = match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "no answer".to_owned(),
+                };
+                tracing::warn!(worker = %pool.worker, %error, "heartbeat failed; trying again");
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+        pool.waker.wake();
+    }
+}
+
+async fn beat(pool: &SlotPool, connection: &mut Option<PgConnection>) -> Result<(), sqlx::Error> {
+    let conn = match connection {
+        Some(conn) => conn,
+        None => connection.insert(pool.db.engine_connection().await?),
+    };
+    // apalis' own registration cannot be called (a type of it is private); its rescue joins this row
+    sqlx::query!(
+        "insert into apalis.workers (id, worker_type, storage_name, last_seen) values ($1, $2, 'slots', now())
+         on conflict (id) do update set last_seen = now()",
+        pool.worker,
+        pool.settings.queue,
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "insert into workers (name, queue, slots) values ($1, $2, $3) on conflict (name) do update set seen_at = now(), slots = $3",
+        pool.worker,
+        pool.settings.queue,
+        // a stopping worker offers nothing any more
+        if pool.stop.is_cancelled() { 1 } else { i32::try_from(pool.settings.slots).unwrap_or(i32::MAX) },
+    )
+    .execute(&mut *conn)
+    .await?;
+    pool.registered.cancel();
+    queries::reenqueue_orphaned(conn, pool.settings.queue, pool.settings.dead_after.as_secs())
+        .await
+        .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
+    give_back(pool, conn).await
+}
+
+/// Returns the jobs that their handlers did not settle.
+async fn give_back(pool: &SlotPool, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let back = pool.unsettled().clone();
+    if back.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<String> = back.iter().map(|t| t.id.to_string()).collect();
+    let attempts: Vec<i32> = back.iter().map(|t| t.attempts).collect();
+    sqlx::query!(
+        "update apalis.jobs j set status = 'Pending', lock_by = null, lock_at = null, attempts = j.attempts + 1
+         where ctid = any(array(
+             select (select h.ctid from apalis.jobs h
+                 where h.id = t.id and h.lock_by is not distinct from $3 and h.attempts = t.attempts)
+             from unnest($1::text[], $2::int[]) as t (id, attempts)))",
+        &ids,
+        &attempts,
+        pool.worker,
+    )
+    .execute(conn)
+    .await?;
+    // only now: had the statement failed they would have to be returned again
+    pool.unsettled().retain(|ticket| !back.contains(ticket));
+    pool.wake.notify_one();
+    Ok(())
+}
+
+/// Wakes the fetch when a job is inserted. A lost notification costs one poll interval, nothing else.
+pub(super) async fn listen(pool: Arc<SlotPool>) {
+    let ours = format!("\"{}\"", pool.settings.queue);
+    while !pool.stop.is_cancelled() {
+        let run = async {
+            let mut listener = pool.db.listener().await?;
+            listener.listen(INSERT_CHANNEL).await?;
+            pool.wake.notify_one(); // whatever was inserted before LISTEN took effect
+            loop {
+                if listener.recv().await?.payload().contains(&ours) {
+                    pool.wake.notify_one();
+                }
+            }
+        };
+        let ended: Result<(), sqlx::Error> = tokio::select! {
+            () = pool.stop.cancelled() => return,
+            ended = run => ended,
+        };
+        if let Err(error) = ended {
+            tracing::warn!(worker = %pool.worker, %error, "listening for jobs failed; polling meanwhile");
+        }
+        sleep(LISTEN_PAUSE).await;
+    }
+}

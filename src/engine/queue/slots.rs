@@ -1,0 +1,165 @@
+//! Slots: what a worker process can do at once. One held job row = one held slot.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
+
+use super::jobs::Ticket;
+use crate::db::Database;
+
+/// How one queue is worked on by one process.
+#[derive(Clone, Debug)]
+pub struct SlotSettings {
+    pub queue: &'static str,
+    /// Jobs run at once.
+    pub slots: usize,
+    /// Rows of one fetch at the most.
+    pub max_fetch: usize,
+    pub heartbeat: Duration,
+    /// Without a heartbeat for this long a worker counts as dead and its jobs go to others.
+    pub dead_after: Duration,
+    /// A look for jobs whose notification was lost or never sent.
+    pub poll: Duration,
+}
+
+/// A job in a worker's hands. Dropping it frees the slot and, unless it was settled, gives the row back to the queue.
+pub struct Job {
+    ticket: Ticket,
+    settled: bool,
+    pool: Arc<SlotPool>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Job {
+    pub fn id(&self) -> Ulid {
+        self.ticket.id
+    }
+
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// The name under which this worker holds its jobs.
+    pub fn worker(&self) -> &str {
+        &self.pool.worker
+    }
+
+    /// The row was deleted by the step's own transaction: there is nothing to give back.
+    pub fn settled(mut self) {
+        self.settled = true;
+    }
+
+    /// Resolves when the process is asked to stop: hand over at the next safe point.
+    pub async fn stopping(&self) {
+        self.pool.stop.cancelled().await;
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.pool.stop.is_cancelled()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.pool.held().remove(&self.ticket.id);
+        if !self.settled {
+            self.pool.unsettled().push(self.ticket);
+            self.pool.beat_now.notify_one();
+        }
+    }
+}
+
+/// The slots of one worker and what moves through them.
+pub(super) struct SlotPool {
+    pub(super) worker: String,
+    pub(super) settings: SlotSettings,
+    pub(super) db: Database,
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) waker: AtomicWaker,
+    /// Keeps a permit, so that a wake-up during a fetch is not lost.
+    pub(super) wake: Notify,
+    pub(super) beat_now: Notify,
+    pub(super) stop: CancellationToken,
+    pub(super) registered: CancellationToken,
+    fetch_ended: AtomicBool,
+    ready: Mutex<VecDeque<Job>>,
+    held: Mutex<HashSet<Ulid>>,
+    unsettled: Mutex<Vec<Ticket>>,
+}
+
+impl SlotPool {
+    pub(super) fn new(db: Database, settings: SlotSettings, stop: CancellationToken) -> Arc<SlotPool> {
+        Arc::new(SlotPool {
+            // no other process and no earlier life of this one had this name: a reused one would keep the jobs of a
+            // dead process looking alive
+            worker: format!("{}-{}-{}", settings.queue, std::process::id(), Ulid::generate()),
+            slots: Arc::new(Semaphore::new(settings.slots)),
+            settings,
+            db,
+            waker: AtomicWaker::new(),
+            wake: Notify::new(),
+            beat_now: Notify::new(),
+            stop,
+            registered: CancellationToken::new(),
+            fetch_ended: AtomicBool::new(false),
+            ready: Mutex::default(),
+            held: Mutex::default(),
+            unsettled: Mutex::default(),
+        })
+    }
+
+    pub(super) fn held(&self) -> MutexGuard<'_, HashSet<Ulid>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn unsettled(&self) -> MutexGuard<'_, Vec<Ticket>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ready(&self) -> MutexGuard<'_, VecDeque<Job>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands fetched rows to the worker, each with one of the permits that were taken before the fetch.
+    pub(super) fn offer(self: &Arc<Self>, tickets: Vec<Ticket>, mut permits: OwnedSemaphorePermit) {
+        for ticket in tickets {
+            let Some(slot) = permits.split(1) else {
+                tracing::error!(worker = %self.worker, job = %ticket.id, "more jobs were fetched than slots were free; given back");
+                self.unsettled().push(ticket);
+                self.beat_now.notify_one();
+                continue;
+            };
+            self.held().insert(ticket.id);
+            self.ready().push_back(Job { ticket, settled: false, pool: self.clone(), _slot: slot });
+        }
+        self.waker.wake();
+    }
+
+    pub(super) fn take_ready(&self) -> Option<Job> {
+        self.ready().pop_front()
+    }
+
+    /// No more jobs will come; those that no handler saw go back.
+    pub(super) fn end_fetching(&self) {
+        let unseen = std::mem::take(&mut *self.ready());
+        drop(unseen);
+        self.fetch_ended.store(true, Ordering::SeqCst);
+        self.waker.wake();
+        self.beat_now.notify_one();
+    }
+
+    pub(super) fn fetching_ended(&self) -> bool {
+        self.fetch_ended.load(Ordering::SeqCst)
+    }
+
+    /// Stopped, and every row is settled or back in the queue.
+    pub(super) fn is_drained(&self) -> bool {
+        self.fetching_ended() && self.slots.available_permits() == self.settings.slots && self.unsettled().is_empty()
+    }
+}

@@ -1,0 +1,114 @@
+//! The claim: a job becomes the right to write about its video.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::{Lease, Reply};
+use crate::domain::{AttemptId, AttemptState, BatchId, TenantId, VideoId};
+use crate::engine::queue::{self, Ticket};
+
+/// A wish to work on the video that a job names.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub ticket: Ticket,
+    pub worker: Arc<str>,
+    /// New for every claim; the id of the attempt that it starts.
+    pub claim_id: AttemptId,
+}
+
+/// A video in a worker's hands, with everything that its steps need.
+#[derive(Clone, Debug)]
+pub struct ClaimedVideo {
+    pub lease: Lease,
+    pub batch: BatchId,
+    pub tenant: TenantId,
+    pub model: String,
+    pub prompt: String,
+    pub seconds: u32,
+    pub size: String,
+    /// Attempts charged against the bound so far, without the present one.
+    pub attempts_spent: u32,
+    pub waits: u32,
+    /// Workers that died with it.
+    pub deaths: u32,
+    pub attempt: LiveAttempt,
+}
+
+/// The attempt under way.
+#[derive(Clone, Debug)]
+pub struct LiveAttempt {
+    pub id: AttemptId,
+    /// Whether this claim started it: then nothing has been sent yet.
+    pub fresh: bool,
+    pub state: AttemptState,
+    pub provider: String,
+    pub upstream_model: String,
+    pub handle: Option<String>,
+    /// By the database's clock.
+    pub sent_at: DateTime<Utc>,
+    pub age: Duration,
+}
+
+/// Writes claims. A job whose video is not to be had (finished, waiting, unknown) is deleted.
+pub(super) async fn write(
+    conn: &mut PgConnection,
+    claims: &[(usize, &Claim)],
+    replies: &mut [Reply],
+) -> Result<(), sqlx::Error> {
+    let Some((_, first)) = claims.first() else { return Ok(()) };
+    let worker = first.worker.clone();
+    let tickets: Vec<Ticket> = claims.iter().map(|(_, claim)| claim.ticket).collect();
+    let held: HashSet<Ticket> = queue::still_held(conn, &worker, &tickets).await?.into_iter().collect();
+    let mine: Vec<(usize, &Claim)> = claims.iter().filter(|(_, claim)| held.contains(&claim.ticket)).copied().collect();
+    let videos: Vec<String> = mine.iter().map(|(_, claim)| claim.ticket.id.to_string()).collect();
+    let claim_ids: Vec<String> = mine.iter().map(|(_, claim)| claim.claim_id.bare()).collect();
+    let rows =
+        sqlx::query_file!("src/steps/record/claim.sql", &videos, &claim_ids, &*worker).fetch_all(&mut *conn).await?;
+    let mut rows: HashMap<VideoId, _> = rows.into_iter().map(|row| (row.id, row)).collect();
+    let mut stale = Vec::new();
+    for (at, claim) in mine {
+        let video = VideoId::from_bare(&claim.ticket.id.to_string()).ok();
+        let Some(row) = video.and_then(|video| rows.remove(&video)) else {
+            stale.push(claim.ticket);
+            replies[at] = Reply::NothingToClaim;
+            continue;
+        };
+        // an attempt that bears the claim's own id was started by it
+        let fresh = row.live_id.is_none_or(|id| id == claim.claim_id);
+        let attempt = LiveAttempt {
+            id: row.live_id.unwrap_or(claim.claim_id),
+            fresh,
+            state: row.live_state.unwrap_or(AttemptState::Sent),
+            provider: row.live_provider.unwrap_or(row.provider),
+            upstream_model: row.live_upstream_model.unwrap_or(row.upstream_model),
+            handle: row.live_handle,
+            sent_at: row.live_sent_at.unwrap_or(row.now),
+            age: Duration::from_millis(row.age_ms.max(0).unsigned_abs()),
+        };
+        replies[at] = Reply::Claimed(Box::new(ClaimedVideo {
+            lease: Lease {
+                video: row.id,
+                epoch: row.epoch,
+                attempt: row.live_n.unwrap_or(row.attempts_made),
+                ticket: claim.ticket,
+                worker: worker.clone(),
+            },
+            batch: row.batch,
+            tenant: row.tenant,
+            model: row.model,
+            prompt: row.prompt,
+            seconds: row.seconds.unsigned_abs(),
+            size: row.size,
+            attempts_spent: row.attempts_spent.unsigned_abs(),
+            waits: row.waits.unsigned_abs(),
+            deaths: row.deaths.unsigned_abs(),
+            attempt,
+        }));
+    }
+    queue::ack(conn, &worker, &stale).await?;
+    Ok(())
+}

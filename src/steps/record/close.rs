@@ -1,0 +1,245 @@
+//! The end of an attempt: the video waits for another one, or ends; then its money is settled in the same transaction.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use sqlx::PgConnection;
+
+use super::{Lease, Reply};
+use crate::domain::{AttemptState, BatchId, Credits, FailureClass, VideoId, VideoState};
+use crate::engine::queue::{self, RunAt, Ticket};
+use crate::engine::recorder::JournalError;
+use crate::ledger::{self, LedgerError, Settlement};
+
+/// What an attempt came to.
+#[derive(Clone, Debug)]
+pub struct Close {
+    pub lease: Lease,
+    pub batch: BatchId,
+    pub attempt: AttemptEnd,
+    pub verdict: Verdict,
+}
+
+/// How the attempt itself ended.
+#[derive(Clone, Debug)]
+pub struct AttemptEnd {
+    /// A final state.
+    pub state: AttemptState,
+    pub handle: Option<String>,
+    pub failure: Option<FailureClass>,
+    /// Safe to show to the customer.
+    pub message: Option<String>,
+}
+
+/// A file in our store, verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    pub key: String,
+    pub bytes: u64,
+    pub sha256: [u8; 32],
+}
+
+/// What becomes of the video.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    Succeed(Output),
+    /// Refunded, for the attempt's failure.
+    Fail,
+    RetryLater {
+        delay_ms: u64,
+        spends_attempt: bool,
+    },
+}
+
+impl Verdict {
+    fn video_state(&self) -> VideoState {
+        match self {
+            Verdict::Succeed(_) => VideoState::Succeeded,
+            Verdict::Fail => VideoState::Failed,
+            Verdict::RetryLater { .. } => VideoState::Waiting,
+        }
+    }
+}
+
+/// A row of `close.sql`.
+struct Closed {
+    video: VideoId,
+    batch: BatchId,
+    model: String,
+    price: Credits,
+    price_offset: Credits,
+    state: VideoState,
+    again: bool,
+}
+
+impl From<LedgerError> for JournalError {
+    fn from(error: LedgerError) -> JournalError {
+        match error {
+            LedgerError::Database(error) => error.into(),
+            refused => JournalError::Refused(refused.to_string()),
+        }
+    }
+}
+
+pub(super) async fn write(
+    conn: &mut PgConnection,
+    closes: &[(usize, &Close)],
+    replies: &mut [Reply],
+) -> Result<(), JournalError> {
+    if closes.is_empty() {
+        return Ok(());
+    }
+    lock_batches(conn, closes).await?;
+    let closed = end_attempts(conn, closes).await?;
+    let took_effect: HashSet<VideoId> = closed.iter().map(|row| row.video).collect();
+    let mut by_video: HashMap<VideoId, &Close> = HashMap::with_capacity(closes.len());
+    for (at, close) in closes {
+        if took_effect.contains(&close.lease.video) {
+            replies[*at] = Reply::Written;
+            by_video.insert(close.lease.video, close);
+        }
+    }
+    let new: Vec<&Closed> = closed.iter().filter(|row| !row.again).collect();
+    settle(conn, &new, &by_video).await?;
+    let complete = move_counters(conn, &new).await?;
+    delete_jobs(conn, &new, &by_video).await?;
+    queue::push(conn, queue::names::FINALIZE, &complete, RunAt::Now).await?;
+    Ok(())
+}
+
+/// Locks the batches in the order that everybody keeps: two recorders that end videos of the same batches wait for each
+/// other instead of deadlocking, and the later one sees the other's counts.
+async fn lock_batches(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Result<(), sqlx::Error> {
+    let batches: BTreeSet<BatchId> = closes.iter().map(|(_, close)| close.batch).collect();
+    let batches: Vec<String> = batches.into_iter().map(BatchId::bare).collect();
+    sqlx::query!("select id from batches where id = any($1) order by id for update", &batches).fetch_all(conn).await?;
+    Ok(())
+}
+
+async fn end_attempts(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Result<Vec<Closed>, sqlx::Error> {
+    let each = || closes.iter().map(|(_, close)| *close);
+    let output = |close: &Close| match &close.verdict {
+        Verdict::Succeed(output) => Some(output.clone()),
+        _ => None,
+    };
+    let outputs: Vec<Option<Output>> = each().map(output).collect();
+    let retry = |close: &Close| match close.verdict {
+        Verdict::RetryLater { delay_ms, spends_attempt } => {
+            (i64::try_from(delay_ms).unwrap_or(i64::MAX), spends_attempt)
+        }
+        Verdict::Succeed(_) | Verdict::Fail => (0, true),
+    };
+    sqlx::query_file_as!(
+        Closed,
+        "src/steps/record/close.sql",
+        &each().map(|c| c.lease.video.bare()).collect::<Vec<_>>(),
+        &each().map(|c| c.lease.epoch).collect::<Vec<_>>(),
+        &each().map(|c| c.lease.attempt).collect::<Vec<_>>(),
+        &each().map(|c| c.attempt.state.word().to_owned()).collect::<Vec<_>>(),
+        &each().map(|c| c.attempt.handle.clone()).collect::<Vec<_>>() as &[Option<String>],
+        &each().map(|c| c.attempt.failure.map(|f| f.name().to_owned())).collect::<Vec<_>>() as &[Option<String>],
+        &each().map(|c| c.attempt.message.clone()).collect::<Vec<_>>() as &[Option<String>],
+        &each().map(|c| c.verdict.video_state().word().to_owned()).collect::<Vec<_>>(),
+        &outputs.iter().map(|o| o.as_ref().map(|o| o.key.clone())).collect::<Vec<_>>() as &[Option<String>],
+        &outputs.iter().map(|o| o.as_ref().map(|o| o.bytes as i64)).collect::<Vec<_>>() as &[Option<i64>],
+        &outputs.iter().map(|o| o.as_ref().map(|o| o.sha256.to_vec())).collect::<Vec<_>>() as &[Option<Vec<u8>>],
+        &each().map(|c| retry(c).0).collect::<Vec<_>>(),
+        &each().map(|c| retry(c).1).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await
+}
+
+async fn settle(
+    conn: &mut PgConnection,
+    closed: &[&Closed],
+    closes: &HashMap<VideoId, &Close>,
+) -> Result<(), JournalError> {
+    let settlements: Vec<Settlement> = closed
+        .iter()
+        .filter(|row| row.state.is_final())
+        .map(|row| Settlement {
+            video: row.video,
+            batch: row.batch,
+            price: row.price,
+            price_offset: row.price_offset,
+            failure: match row.state {
+                // a failure without a class is refused by the database; refunding it is right in any case
+                VideoState::Failed => {
+                    Some(closes.get(&row.video).and_then(|c| c.attempt.failure).unwrap_or(FailureClass::ProviderFault))
+                }
+                _ => None,
+            },
+        })
+        .collect();
+    ledger::settle(conn, &settlements).await?;
+    Ok(())
+}
+
+/// What a group of ends adds to a counter row.
+#[derive(Default)]
+struct Tally {
+    succeeded: i32,
+    failed: i32,
+    waiting: i32,
+}
+
+impl Tally {
+    fn count(&mut self, state: VideoState) {
+        match state {
+            VideoState::Succeeded => self.succeeded += 1,
+            VideoState::Failed => self.failed += 1,
+            VideoState::Waiting | VideoState::Released | VideoState::Running => self.waiting += 1,
+        }
+    }
+}
+
+/// Counts in bulk; answers the batches of which every video is settled now.
+async fn move_counters(conn: &mut PgConnection, closed: &[&Closed]) -> Result<Vec<ulid::Ulid>, sqlx::Error> {
+    if closed.is_empty() {
+        return Ok(vec![]);
+    }
+    let mut lanes: BTreeMap<(BatchId, &str), Tally> = BTreeMap::new();
+    let mut batches: BTreeMap<BatchId, Tally> = BTreeMap::new();
+    for row in closed {
+        lanes.entry((row.batch, &row.model)).or_default().count(row.state);
+        batches.entry(row.batch).or_default().count(row.state);
+    }
+    sqlx::query!(
+        "update batch_lanes l set waiting = l.waiting + i.waiting, settled = l.settled + i.settled,
+             closed = l.settled + i.settled = l.total
+         from unnest($1::text[], $2::text[], $3::int[], $4::int[]) as i (batch_id, model, waiting, settled)
+         where l.batch_id = i.batch_id and l.model = i.model",
+        &lanes.keys().map(|(batch, _)| batch.bare()).collect::<Vec<_>>(),
+        &lanes.keys().map(|(_, model)| (*model).to_owned()).collect::<Vec<_>>(),
+        &lanes.values().map(|t| t.waiting).collect::<Vec<_>>(),
+        &lanes.values().map(|t| t.succeeded + t.failed).collect::<Vec<_>>(),
+    )
+    .execute(&mut *conn)
+    .await?;
+    let complete = sqlx::query_scalar!(
+        r#"with counted as (
+               update batches b set succeeded = b.succeeded + i.succeeded, failed = b.failed + i.failed
+               from unnest($1::text[], $2::int[], $3::int[]) as i (batch_id, succeeded, failed)
+               where b.id = i.batch_id
+               returning b.id, b.total - b.succeeded - b.failed as remaining, i.succeeded + i.failed as settled)
+           select id as "id: BatchId" from counted where remaining = 0 and settled > 0"#,
+        &batches.keys().map(|batch| batch.bare()).collect::<Vec<_>>(),
+        &batches.values().map(|t| t.succeeded).collect::<Vec<_>>(),
+        &batches.values().map(|t| t.failed).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(complete.into_iter().map(BatchId::ulid).collect())
+}
+
+async fn delete_jobs(
+    conn: &mut PgConnection,
+    closed: &[&Closed],
+    closes: &HashMap<VideoId, &Close>,
+) -> Result<(), sqlx::Error> {
+    let leases: Vec<&Lease> = closed.iter().filter_map(|row| closes.get(&row.video)).map(|c| &c.lease).collect();
+    let Some(first) = leases.first() else { return Ok(()) };
+    let tickets: Vec<Ticket> = leases.iter().map(|lease| lease.ticket).collect();
+    queue::ack(conn, &first.worker, &tickets).await?;
+    Ok(())
+}

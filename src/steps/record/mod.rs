@@ -1,0 +1,101 @@
+//! What a video's steps write: the transitions of the recorder, each fenced on its lease.
+//!
+//! Always holds: a transition takes effect only while its lease epoch is the row's; whoever was replaced is answered
+//! [`Reply::LeaseLost`] and stops. The end of a video settles its money, moves the batch's counters and deletes the job in
+//! the same transaction; the end that completes a batch pushes its `finalize` job in it as well. A transition that is
+//! written again (because the answer to a commit was lost) changes nothing and is answered as before.
+
+mod claim;
+mod close;
+mod progress;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::PgConnection;
+
+pub use claim::{Claim, ClaimedVideo, LiveAttempt};
+pub use close::{AttemptEnd, Close, Output, Verdict};
+
+use crate::domain::VideoId;
+use crate::engine::queue::Ticket;
+use crate::engine::recorder::{Journal, JournalError};
+
+/// The right to write about a video, until somebody else claims it.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    pub video: VideoId,
+    pub epoch: i32,
+    /// The attempt under way.
+    pub attempt: i32,
+    pub ticket: Ticket,
+    pub worker: Arc<str>,
+}
+
+/// One thing to be written.
+#[derive(Clone, Debug)]
+pub enum Transition {
+    /// Take a released video, or one whose worker died; starts an attempt as `sent` unless one is live.
+    Claim(Claim),
+    /// The provider has taken the job.
+    Accepted { lease: Lease, handle: String },
+    /// The answer to the submission was lost.
+    AnswerLost { lease: Lease, cause: String },
+    /// This worker stops; another one goes on.
+    HandOver { lease: Lease },
+    /// The attempt is over, and perhaps the video.
+    Close(Box<Close>),
+}
+
+/// The answer to a transition.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    Claimed(Box<ClaimedVideo>),
+    /// There was nothing to claim; the job is deleted.
+    NothingToClaim,
+    Written,
+    /// Somebody else holds the video now: stop, and write nothing more about it.
+    LeaseLost,
+}
+
+/// The journal of videos.
+pub struct VideoJournal;
+
+#[async_trait]
+impl Journal for VideoJournal {
+    type Op = Transition;
+    type Reply = Reply;
+
+    async fn write(&self, conn: &mut PgConnection, ops: &[Transition]) -> Result<Vec<Reply>, JournalError> {
+        let mut replies: Vec<Reply> = ops.iter().map(|_| Reply::LeaseLost).collect();
+        let closing: HashSet<(VideoId, i32)> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Transition::Close(close) => Some((close.lease.video, close.lease.epoch)),
+                _ => None,
+            })
+            .collect();
+        let (mut claims, mut accepted, mut lost, mut handed_over, mut closes) =
+            (vec![], vec![], vec![], vec![], vec![]);
+        for (at, op) in ops.iter().enumerate() {
+            match op {
+                Transition::Claim(claim) => claims.push((at, claim)),
+                // the end of the attempt, in this very group, carries the handle as well
+                Transition::Accepted { lease, .. } if closing.contains(&(lease.video, lease.epoch)) => {
+                    replies[at] = Reply::Written;
+                }
+                Transition::Accepted { lease, handle } => accepted.push((at, lease, handle.as_str())),
+                Transition::AnswerLost { lease, cause } => lost.push((at, lease, cause.as_str())),
+                Transition::HandOver { lease } => handed_over.push((at, lease)),
+                Transition::Close(close) => closes.push((at, close.as_ref())),
+            }
+        }
+        claim::write(conn, &claims, &mut replies).await?;
+        progress::accepted(conn, &accepted, &mut replies).await?;
+        progress::answer_lost(conn, &lost, &mut replies).await?;
+        progress::handed_over(conn, &handed_over, &mut replies).await?;
+        close::write(conn, &closes, &mut replies).await?;
+        Ok(replies)
+    }
+}
