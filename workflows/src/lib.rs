@@ -1,7 +1,8 @@
 //! What Freezeframe decides: steps, order, retry, undo, and who gets the money.
 //!
 //! Owns the four flows ([`video`], [`video_batch`], [`webhook`], [`month_close`]), the retry policy of every failure class
-//! ([`retry`]) and what each transition does to credits ([`money`]).
+//! ([`retry`]), what each transition does to credits ([`money`]), the proof that all of this ends and balances ([`walk`]),
+//! and the picture of it ([`graph`], checked in as `GRAPH.md`).
 //!
 //! Always holds: every function here is pure. It takes no clock, no randomness and no connection; a caller that needs
 //! jitter draws it and passes it in. Every flow is an exhaustive `match` without a wildcard arm, so that a new step or a
@@ -49,6 +50,7 @@ pub mod month_close;
 pub mod retry;
 pub mod video;
 pub mod video_batch;
+pub mod walk;
 pub mod webhook;
 
 pub use failure::FailureClass;
