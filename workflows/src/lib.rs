@@ -45,6 +45,7 @@ macro_rules! closed_list {
 }
 
 pub mod failure;
+pub mod graph;
 pub mod money;
 pub mod month_close;
 pub mod retry;
