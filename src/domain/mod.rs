@@ -1,16 +1,19 @@
 //! The pure ground floor: ids, credits, states and the words of a video order.
 //!
-//! Always holds: a value of a type from here is valid; nothing here performs I/O or knows a clock. The enums of
+//! Always holds: a value of a type from here is valid; nothing here knows a clock or performs I/O (but for
+//! [`master_key`], which reads or makes its own file once, at start). The enums of
 //! [`state`] are repeated by Postgres enums of the same words (a test compares them).
 //! Refuses: floats for money, ids of one kind where another is meant, text that Postgres or a provider cannot take.
 
 pub mod credits;
 pub mod ids;
+pub mod master_key;
 pub mod state;
 pub mod video_spec;
 
 pub use credits::Credits;
 pub use freezeframe_workflows::FailureClass;
 pub use ids::{AttemptId, BatchId, DeliveryId, EventId, TenantId, VideoId};
+pub use master_key::MasterKey;
 pub use state::{AttemptState, BatchStatus, DeliveryState, GrantSource, LedgerAct, VideoState};
 pub use video_spec::{CustomId, FieldError, Prompt, Size};

@@ -1,0 +1,11 @@
+//! Tenants: the customers, their keys and their secrets.
+//!
+//! Always holds: an API key is kept as its hash alone; a webhook secret is kept sealed, bound to its tenant. Neither is
+//! shown by `Debug`; the plaintext leaves through a method named `expose` and nowhere else.
+//! Refuses: text that is no API key of ours, before the database is asked.
+
+pub mod api_key;
+pub mod webhook_secret;
+
+pub use api_key::{ApiKey, MalformedKey};
+pub use webhook_secret::WebhookSecret;
