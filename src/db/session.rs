@@ -1,6 +1,7 @@
 //! What every session has in common, and the question asked before a pooled one is lent.
 //!
-//! Settings travel in the startup packet, so no connection can exist without them and `reset all` brings them back.
+//! Settings travel in the startup packet, so no connection can exist without them and `reset all` brings them back. A proxy that pools
+//! by transaction between us and the server would drop them and is not supported.
 
 use std::str::FromStr;
 

@@ -30,6 +30,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const PORTS: std::ops::Range<u16> = 15_432..16_432;
 const START_ATTEMPTS: u32 = 3;
 
+/// The data directory's name until it is complete.
+const UNFINISHED: &str = "data.new-";
+
 /// A server log beyond this is set aside at the next start.
 const LOG_LIMIT_BYTES: u64 = 16 << 20;
 
@@ -91,20 +94,28 @@ impl Cluster {
         let mut file = self.place.open("password")?;
         file.set_len(0)?;
         writeln!(file, "{:032x}", rand::random::<u128>())?;
-        // A killed initdb leaves only data.new behind, which is thrown away here.
-        let unfinished = self.place.home.join("data.new");
-        if unfinished.exists() {
-            fs::remove_dir_all(&unfinished)?;
-        }
+        // An initdb whose parent was killed may still be writing: every run has a directory of its own.
+        self.remove_unfinished();
+        let name = format!("{UNFINISHED}{:08x}", rand::random::<u32>());
+        let unfinished = self.place.home.join(&name);
         let mut initdb = self.command("initdb");
         initdb.arg("-D").arg(&unfinished).arg("--pwfile").arg(self.place.home.join("password"));
         initdb.args(["-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256"]);
         self.run(initdb.args(["-E", "UTF8", "--locale=C", "--no-instructions"]))?;
-        let mut settings = self.place.open("data.new/postgresql.conf")?;
+        let mut settings = self.place.open(&format!("{name}/postgresql.conf"))?;
         writeln!(settings, "\ninclude '../server.conf' # rewritten at every start; lines below this one win")?;
         settings.sync_all()?;
         fs::rename(&unfinished, self.data())?;
         Ok(())
+    }
+
+    fn remove_unfinished(&self) {
+        let entries = fs::read_dir(&self.place.home).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+            if let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::debug!(path = %entry.path().display(), %error, "an unfinished data directory stays for now");
+            }
+        }
     }
 
     fn start(&mut self) -> Result<()> {
@@ -116,8 +127,13 @@ impl Cluster {
             let started =
                 self.run(self.pg_ctl().arg("-l").arg(log).args(["-w", "-t", &PATIENCE.as_secs().to_string(), "start"]));
             match started {
-                // Somebody took the port between our look and the server's: the next round chooses another.
-                Err(_) if attempt < START_ATTEMPTS && !is_free(self.port) => self.wait_until_settled()?,
+                // Somebody took the port between our look and the server's: the next round chooses another. (Or the port
+                // is ours: a long recovery outlasted pg_ctl.)
+                Err(_) if attempt < START_ATTEMPTS && !is_free(self.port) => {
+                    if self.wait_until_settled()? == Server::Ready {
+                        return Ok(());
+                    }
+                }
                 outcome => return outcome,
             };
         }
