@@ -8,6 +8,7 @@
 pub mod credits;
 pub mod ids;
 pub mod master_key;
+pub mod secret;
 pub mod state;
 pub mod video_spec;
 
@@ -15,5 +16,6 @@ pub use credits::Credits;
 pub use freezeframe_workflows::FailureClass;
 pub use ids::{AttemptId, BatchId, DeliveryId, EventId, TenantId, VideoId};
 pub use master_key::MasterKey;
+pub use secret::Secret;
 pub use state::{AttemptState, BatchStatus, DeliveryState, GrantSource, LedgerAct, VideoState};
 pub use video_spec::{CustomId, FieldError, Prompt, Size};

@@ -1,0 +1,191 @@
+use std::time::Duration;
+
+use super::{Config, ConfigError, ModelConfig};
+use crate::domain::Credits;
+
+fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load(text: &str) -> Config {
+    Config::from_sources(text, []).unwrap()
+}
+
+fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    match Config::from_sources(text, variables(environment)) {
+        Err(ConfigError::Invalid(problems)) => problems,
+        other => panic!("expected problems, got {other:?}"),
+    }
+}
+
+const ACCOUNT: &str = r#"
+[[provider]]
+name = "main"
+kind = "openai_videos"
+base_url = "https://gateway.example.com/v1"
+api_key_env = "MAIN_KEY"
+requests_per_minute = 50
+max_in_flight = 20
+"#;
+
+const MODEL: &str = r#"
+[[model]]
+name = "clip"
+provider = "main"
+price_credits = 61
+standard_seconds = 4
+seconds = [4, 8]
+sizes = ["1280x720"]
+"#;
+
+#[test]
+fn nothing_given_means_the_defaults() {
+    let config = load("");
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!((config.engine.slots, config.engine.heartbeat), (2000, Duration::from_secs(1)));
+    assert_eq!(config.limits.max_body_bytes, 67_108_864);
+    assert_eq!(config.storage.max_video_bytes, 1_073_741_824);
+    assert!(config.storage.url.path().ends_with("/.freezeframe/videos/"), "{}", config.storage.url);
+    assert!(config.database_url.is_none() && config.providers.is_empty());
+    assert_eq!(
+        config.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>(),
+        ["sora-2", "sora-2-pro", "veo-3.1"]
+    );
+    assert_eq!(super::model_problems(&config.models), Vec::<String>::new());
+}
+
+/// The example with every commented setting switched on has to load: it names no unknown key and no wrong type.
+#[test]
+fn every_setting_of_the_example_file_is_known() {
+    let text = include_str!("../../freezeframe.example.toml");
+    let setting = |line: &str| {
+        let line = line.trim_start_matches('#');
+        line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+    };
+    let lines = text.lines().map(|line| if setting(line) { line.trim_start_matches('#') } else { line });
+    let text = lines.collect::<Vec<_>>().join("\n").replace("replacement = \"sora-3\"", "replacement = \"sora-2-pro\"");
+    let config = load(&text);
+    assert_eq!((config.providers.len(), config.models.len()), (1, 1));
+    for key in ["postgres_run_as", "finalize_slots", "lookup_pause_ms", "can_list", "length_prices", "available_until"]
+    {
+        assert!(text.contains(&format!("\n{key} = ")), "{key}");
+    }
+    load(include_str!("../../freezeframe.example.toml"));
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_database_url_over_both() {
+    let text = "listen = \"0.0.0.0:1\"\ndatabase_url = \"postgres://file\"\n[engine]\nslots = 7\n[log]\njson = false";
+    let environment = variables(&[
+        ("FREEZEFRAME_ENGINE__SLOTS", "9"),
+        ("FREEZEFRAME_LOG__JSON", "true"),
+        ("FREEZEFRAME_DATABASE_URL", "postgres://variable"),
+        ("DATABASE_URL", "postgres://last"),
+        ("FREEZEFRAME_LISTEN", ""),
+        ("FREEZEFRAME_API_KEY", "of the client"),
+    ]);
+    let config = Config::from_sources(text, environment).unwrap();
+    assert_eq!(config.engine.slots, 9);
+    assert!(config.log.json);
+    assert_eq!(config.listen.port(), 1);
+    assert_eq!(config.database_url.unwrap().expose(), "postgres://last");
+}
+
+#[test]
+fn every_problem_is_told_at_once_by_name() {
+    let text = r#"
+        listen = "everywhere"
+        colour = "blue"
+        public_url = "https://user:pass@example.com"
+        [engine]
+        slots = 0
+        slotz = 5
+        heartbeat_ms = 4000
+        [scheduler]
+        wave = "many"
+        [storage]
+        url = "ftp://host/x"
+        [[provider]]
+        name = "Main"
+        kind = "carrier-pigeon"
+        [[model]]
+        name = "clip"
+        seconds = [4.5]
+    "#;
+    let found =
+        problems(text, &[("FREEZEFRAME_ENGINE__POLL", "5"), ("FREEZEFRAME_LIMITS__MAX_ITEMS", "ten")]).join("\n");
+    for part in [
+        "`listen` must be an address",
+        "unknown setting `colour`",
+        "`public_url` must be a URL",
+        "`engine.slots` must be a whole number from 1",
+        "unknown setting `engine.slotz`",
+        "`engine.dead_after_ms` must be at least three times",
+        "`scheduler.wave` must be a whole number",
+        "`storage.url` must be a path",
+        "`provider \"Main\".name` must have",
+        "`provider \"Main\".kind` must be",
+        "`provider \"Main\".base_url` is missing",
+        "`provider \"Main\".api_key_env` is missing",
+        "`provider \"Main\".requests_per_minute` is missing",
+        "`model \"clip\".price_credits` is missing",
+        "`model \"clip\".seconds` must be a list",
+        "`model \"clip\".sizes` must name at least one size",
+        "FREEZEFRAME_ENGINE__POLL",
+        "`limits.max_items` must be a whole number",
+    ] {
+        assert!(found.contains(part), "{part:?} is missing in:\n{found}");
+    }
+}
+
+#[test]
+fn no_secret_is_ever_shown() {
+    let environment = variables(&[("MAIN_KEY", "sk-very-secret"), ("DATABASE_URL", "postgres://u:hunter2@h/d")]);
+    let config = Config::from_sources(&format!("{ACCOUNT}{MODEL}"), environment).unwrap();
+    assert_eq!(config.providers[0].api_key.as_ref().unwrap().expose(), "sk-very-secret");
+    let shown = format!("{config:?} {config:#?}");
+    assert!(!shown.contains("very-secret") && !shown.contains("hunter2"), "{shown}");
+
+    let broken = Config::from_sources("database_url = \"postgres://u:hunter2@h/d", []).unwrap_err();
+    assert!(matches!(broken, ConfigError::Syntax { line: 1, .. }), "{broken}");
+    let wrong = Config::from_sources("[database_url]\nhunter2 = 1", []).unwrap_err();
+    let not_postgres = Config::from_sources("", variables(&[("DATABASE_URL", "mysql://u:hunter2@h/d")])).unwrap_err();
+    for error in [broken, wrong, not_postgres] {
+        assert!(!format!("{error} {error:?}").contains("hunter2@"), "{error}");
+    }
+}
+
+#[test]
+fn a_key_variable_may_have_our_prefix_and_may_be_absent() {
+    let text = format!("{ACCOUNT}{MODEL}").replace("MAIN_KEY", "FREEZEFRAME_MAIN_KEY");
+    let config = Config::from_sources(&text, variables(&[("FREEZEFRAME_MAIN_KEY", " k \n")])).unwrap();
+    assert_eq!(config.providers[0].api_key.as_ref().unwrap().expose(), "k");
+    assert!(load(&text).providers[0].api_key.is_none());
+}
+
+#[test]
+fn a_price_with_a_fraction_is_refused_by_its_combination() {
+    let fraction = MODEL.replace("seconds = [4, 8]", "seconds = [4, 6]");
+    let found = problems(&format!("{ACCOUNT}{fraction}"), &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("\"clip\": 6 seconds at 1280x720"), "{found:?}");
+
+    let whole = format!("{ACCOUNT}{fraction}length_prices = {{ \"6\" = 92 }}\n");
+    let model: &ModelConfig = &load(&whole).models[0];
+    let size = model.default_size;
+    assert_eq!(model.price(6, size), Credits::new(92).ok());
+    assert_eq!(model.price(4, size), Credits::new(61).ok());
+    assert_eq!(model.price(5, size), None);
+    assert_eq!(model.upstream, "clip");
+}
+
+#[test]
+fn models_are_checked_against_each_other_and_against_the_accounts() {
+    let twice = format!("{ACCOUNT}{MODEL}{MODEL}replacement = \"nothing\"\n");
+    let found = problems(&twice, &[]).join("\n");
+    assert!(found.contains("is there twice") && found.contains("replacement \"nothing\" is no model"), "{found}");
+    let orphan = format!("{ACCOUNT}{}", MODEL.replace("\"main\"", "\"other\""));
+    assert!(problems(&orphan, &[])[0].contains("names the provider \"other\""));
+    assert!(problems(ACCOUNT, &[])[0].contains("\"sora-2\" names the provider \"sora\""));
+    assert!(problems(&format!("{ACCOUNT}{ACCOUNT}{MODEL}"), &[])[0].contains("is there twice"));
+}
