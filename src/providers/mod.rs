@@ -1,1 +1,261 @@
-//! (room under construction)
+//! Video providers: what is asked of them, and what their answers mean for money.
+//!
+//! Owns the [`Provider`] trait, the [`Registry`] of accounts, the [`catalogue`] of models and, in [`egress`], every
+//! outbound connection. A new vendor is one more module here, one more [`ProviderKind`](crate::config::ProviderKind) and
+//! one line in [`Registry::from_config`].
+//! Always holds: [`SubmitOutcome::Rejected`] means that provably nothing was bought; whatever proves less is
+//! [`SubmitOutcome::Unknown`]. A submission is sent once. Messages are fit for customers; keys, handles and prompts are in
+//! none of them.
+//! Refuses: to decide. Whether to try again, to look up or to refund is for the steps.
+
+pub mod catalogue;
+pub mod egress;
+mod openai_videos;
+mod reads;
+mod redact;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream::BoxStream;
+
+use crate::config::{Config, ProviderKind};
+use crate::domain::{AttemptId, FailureClass, Size};
+pub use catalogue::{Catalogue, CatalogueError, Model};
+pub use egress::{Answer, Egress, EgressError, EgressPolicy, GuardedClient};
+pub use openai_videos::OpenaiVideos;
+
+/// One video to be made. Everything that has a price is spelled out: a provider's defaults cost money too.
+#[derive(Clone, Copy)]
+pub struct GenerationRequest<'a> {
+    pub prompt: &'a str,
+    /// The provider's own name for the model.
+    pub upstream_model: &'a str,
+    pub seconds: u32,
+    pub size: Size,
+}
+
+impl fmt::Debug for GenerationRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let GenerationRequest { prompt, upstream_model, seconds, size } = self;
+        write!(f, "{upstream_model} {seconds} s {size}, prompt of {} bytes", prompt.len())
+    }
+}
+
+/// A job at the provider, in the provider's own terms. Only the adapter that gave it understands it; it is stored in the
+/// attempt and is not shown to customers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Handle(pub String);
+
+/// What became of a submission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubmitOutcome {
+    /// The provider took the job; it may cost money from now on.
+    Accepted { handle: Handle },
+    /// Provably nothing was bought: no connection came about, or the provider refused in so many words.
+    Rejected { class: FailureClass, message: String, retry_after: Option<Duration> },
+    /// The request may have been taken. It has to be looked up ([`Provider::find`]), not sent again.
+    Unknown { cause: String },
+}
+
+/// Whether the provider bills a job that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Billed {
+    Yes,
+    No,
+    /// The provider does not say.
+    Unknown,
+}
+
+/// A finished file at the provider, for [`Provider::fetch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    pub handle: Handle,
+    /// The provider may remove it after this. Fetch it at once.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PollOutcome {
+    Queued,
+    /// Per cent as the provider tells it; it may go back.
+    Running {
+        progress: Option<u8>,
+    },
+    Succeeded {
+        output: Output,
+    },
+    Failed {
+        class: FailureClass,
+        message: String,
+        billed: Billed,
+    },
+    /// The provider does not know the job, or no longer.
+    Gone {
+        message: String,
+    },
+}
+
+/// A job that may be the one whose answer was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub handle: Handle,
+    pub created_at: DateTime<Utc>,
+}
+
+/// What a look-up found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FindOutcome {
+    /// Every job of the window with the same fingerprint, those of other attempts included; oldest first. An empty list
+    /// says that there is none *yet*: a provider may list a job late.
+    Candidates(Vec<Candidate>),
+    /// This account cannot tell whether the job exists.
+    Unsupported,
+}
+
+/// What became of a wish to cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelOutcome {
+    Cancelled,
+    TooLate,
+    Unsupported,
+}
+
+/// What an account can do beyond submit, poll and fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// [`Provider::find`] can find a submission whose answer was lost.
+    pub find: bool,
+    /// [`Provider::cancel`] can stop a job.
+    pub cancel: bool,
+}
+
+/// Why a read told nothing about the job. Repeating it is always safe.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The account has to cool down.
+    #[error("the provider limits the rate of requests")]
+    RateLimited { retry_after: Option<Duration> },
+    /// The provider refuses the account or the request; waiting alone does not help.
+    #[error("the provider refuses the request ({}): {message}", .class.name())]
+    Refused { class: FailureClass, message: String },
+    /// No usable answer, after repeated tries.
+    #[error("the provider gives no usable answer: {cause}")]
+    Unavailable { cause: String },
+}
+
+/// Why a finished file could not be fetched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// It was there and is no longer.
+    #[error("the finished file is gone: {message}")]
+    Gone { message: String },
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// The bytes of a file. An item that is an error is the last one: the file is incomplete.
+pub type ByteStream = BoxStream<'static, Result<Bytes, FetchError>>;
+
+/// One account at a video provider.
+///
+/// Dropping a future of [`Provider::submit`] leaves its outcome unknown. Every other call may be dropped and repeated.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// The name of the account, as in the settings.
+    fn name(&self) -> &str;
+
+    fn capabilities(&self) -> Capabilities;
+
+    /// The pause between two polls of one job.
+    fn poll_interval(&self) -> Duration;
+
+    /// Orders one video, once. The attempt must have been committed before.
+    async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome;
+
+    async fn poll(&self, handle: &Handle) -> Result<PollOutcome, ReadError>;
+
+    /// Every job that looks like `request` and was created within `window` (both ends included, on our clock).
+    async fn find(
+        &self,
+        request: &GenerationRequest<'_>,
+        window: (DateTime<Utc>, DateTime<Utc>),
+    ) -> Result<FindOutcome, ReadError>;
+
+    async fn cancel(&self, handle: &Handle) -> CancelOutcome;
+
+    async fn fetch(&self, output: &Output) -> Result<ByteStream, FetchError>;
+}
+
+/// Why the accounts cannot be used. Names every problem.
+#[derive(Debug, thiserror::Error)]
+#[error("the provider accounts have {} problem(s): {}", .0.len(), .0.join("; "))]
+pub struct RegistryError(pub Vec<String>);
+
+/// The provider accounts of this process, by name.
+#[derive(Clone, Default)]
+pub struct Registry {
+    accounts: BTreeMap<String, Arc<dyn Provider>>,
+}
+
+impl Registry {
+    /// The accounts of the settings.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when a key is missing here or cannot be sent, or when TLS cannot be set up.
+    pub fn from_config(config: &Config, egress: &Egress) -> Result<Registry, RegistryError> {
+        let mut registry = Registry::default();
+        let mut problems = Vec::new();
+        for account in &config.providers {
+            let built = match account.kind {
+                ProviderKind::OpenaiVideos => OpenaiVideos::new(account, &config.attempts, egress),
+            };
+            match built {
+                Ok(provider) => registry.insert(Arc::new(provider)),
+                Err(problem) => problems.push(format!("provider {:?}: {problem:#}", account.name)),
+            }
+        }
+        if problems.is_empty() { Ok(registry) } else { Err(RegistryError(problems)) }
+    }
+
+    /// Adds a ready-made account, or replaces the one of its name.
+    pub fn insert(&mut self, provider: Arc<dyn Provider>) {
+        self.accounts.insert(provider.name().to_owned(), provider);
+    }
+
+    pub fn get(&self, account: &str) -> Option<&Arc<dyn Provider>> {
+        self.accounts.get(account)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.accounts.keys().map(String::as_str)
+    }
+
+    /// Checks that every model leads to an account: at the start of a worker.
+    ///
+    /// # Errors
+    /// [`RegistryError`] names every model that does not.
+    pub fn check(&self, catalogue: &Catalogue) -> Result<(), RegistryError> {
+        let orphans = catalogue.models().filter(|model| !self.accounts.contains_key(&model.provider));
+        let problems: Vec<String> = orphans
+            .map(|model| {
+                format!("model {:?} needs the account {:?}, which is not configured", model.name, model.provider)
+            })
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(RegistryError(problems)) }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}
