@@ -1,1 +1,88 @@
-//! (room under construction)
+//! The worker process: which queue is worked on by which step, and the regular sweep.
+//!
+//! Refuses: SQL, decisions. It only connects the queue with the steps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::queue::{SlotSettings, Workers, WorkersStopped, names};
+use crate::metrics;
+use crate::engine::queue;
+use crate::steps::{self, Studio};
+
+/// Slots of each queue and the pulse of this process.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Videos made at once.
+    pub video_slots: usize,
+    pub finalize_slots: usize,
+    pub webhook_slots: usize,
+    pub max_fetch: usize,
+    pub heartbeat: Duration,
+    /// Without a heartbeat for this long a worker counts as dead.
+    pub dead_after: Duration,
+    pub poll: Duration,
+    pub sweep_every: Duration,
+}
+
+impl WorkerSettings {
+    fn slots(&self, queue: &'static str, slots: usize) -> SlotSettings {
+        SlotSettings {
+            queue,
+            slots,
+            max_fetch: self.max_fetch,
+            heartbeat: self.heartbeat,
+            dead_after: self.dead_after,
+            poll: self.poll,
+        }
+    }
+}
+
+/// Works until `stop`; then hands over what it holds and returns.
+///
+/// # Errors
+/// [`WorkersStopped`] when the job workers end by themselves.
+pub async fn work(
+    studio: Arc<Studio>,
+    settings: WorkerSettings,
+    stop: CancellationToken,
+) -> Result<(), WorkersStopped> {
+    let sweeper = tokio::spawn(sweep_regularly(studio.clone(), settings.sweep_every, stop.clone()));
+    let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
+    let worked = Workers::new(studio.db.clone(), stop)
+        .add(settings.slots(names::GENERATE, settings.video_slots), move |job| steps::generate(generate.clone(), job))
+        .add(settings.slots(names::FINALIZE, settings.finalize_slots), move |job| steps::finalize(finalize.clone(), job))
+        .add(settings.slots(names::NOTIFY, settings.webhook_slots), move |job| steps::notify(notify.clone(), job))
+        .run()
+        .await;
+    sweeper.abort();
+    worked
+}
+
+async fn sweep_regularly(studio: Arc<Studio>, every: Duration, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = steps::sweep(&studio.db).await {
+            tracing::warn!(%error, "the sweep failed; it comes again");
+        }
+        if let Err(error) = measure_queues(&studio).await {
+            tracing::debug!(%error, "the queues could not be measured");
+        }
+    }
+}
+
+async fn measure_queues(studio: &Studio) -> Result<(), sqlx::Error> {
+    let mut conn = studio.db.pool().acquire().await?;
+    for name in [names::GENERATE, names::FINALIZE, names::NOTIFY] {
+        let (waiting, held) = queue::depth(&mut conn, name).await?;
+        metrics::queue_jobs(name, waiting, held);
+    }
+    Ok(())
+}

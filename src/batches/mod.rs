@@ -1,1 +1,16 @@
-//! (room under construction)
+//! Batches: what an order means, its admission, and how it is shown.
+//!
+//! Always holds: an order is wholly valid before anything of it is priced, frozen or written, and all that is wrong with
+//! it is said at once; a batch, its videos, its freeze and its idempotency key are one transaction; whatever is read is
+//! read for one tenant.
+//!
+//! Refuses: to make videos, to move money by itself, to know HTTP.
+
+mod admission;
+mod item;
+mod order;
+mod view;
+
+pub use admission::{Admission, AdmissionError, Admitted, Receipt};
+pub use order::{MAX_KEY_CHARS, Order, OrderItem, OrderLimits, Wrong, parse, repeated_request};
+pub use view::{BatchCounts, BatchView, VideoFailure, VideoOutput, VideoView, batch, batches, output_of, settled_batch, videos};

@@ -59,6 +59,9 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// An existing Postgres; without it the embedded one is used.
     pub database_url: Option<Secret>,
+    /// The installation's key in 64 hexadecimal digits, from which all others are derived; every process needs the same.
+    /// Without it, the file `master.key` in the data directory, made at first use.
+    pub master_key: Option<Secret>,
     /// Where `initdb` and `postgres` are, for the embedded database.
     pub postgres_bin_dir: Option<PathBuf>,
     /// The user that the embedded database runs as when the service runs as root.
@@ -127,6 +130,7 @@ impl Config {
         let listen = top.parsed("listen", "an address with a port, such as 127.0.0.1:8080");
         let public_url = top.web_url("public_url");
         let database_url = read_database_url(&mut top, &variables);
+        let master_key = top.text("master_key").map(Secret::new);
         let postgres_bin_dir = top.text("postgres_bin_dir").map(PathBuf::from);
         let postgres_run_as = top.text("postgres_run_as");
         if storage.url.is_none() {
@@ -145,6 +149,7 @@ impl Config {
             listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             public_url,
             database_url,
+            master_key,
             postgres_bin_dir,
             postgres_run_as,
             log,

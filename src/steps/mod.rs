@@ -1,2 +1,49 @@
-//! What each step of a batch does outside (act) and writes inside (record).
+//! What each step of a batch does outside (act) and writes inside (record). The rules of the `workflows` crate say what
+//! comes next; nothing is decided here.
+//!
+//! Always holds: no network call inside a transaction; an attempt is written before the first byte of it leaves; every
+//! write is fenced or idempotent, so a step may be interrupted anywhere and run again anywhere else.
+
+mod finalize;
+mod generate;
+mod notify;
 pub mod record;
+mod sweep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::db::Database;
+use crate::engine::recorder::Recorder;
+use crate::providers::Registry;
+use crate::providers::catalogue::Catalogue;
+use crate::storage::Storage;
+use crate::webhooks::Courier;
+use record::VideoJournal;
+
+pub use finalize::finalize;
+pub use generate::generate;
+pub use notify::notify;
+pub use sweep::{Swept, sweep};
+
+/// How long things may take around an attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptTiming {
+    /// For how long a lost answer is looked up at a provider that lists its jobs before it counts as not bought.
+    pub lookup_settle: Duration,
+    pub lookup_pause: Duration,
+    /// Between two tries to store a finished output.
+    pub store_pause: Duration,
+}
+
+/// Everything that steps need.
+pub struct Studio {
+    /// With the engine's planner settings.
+    pub db: Database,
+    pub recorder: Recorder<VideoJournal>,
+    pub catalogue: Arc<Catalogue>,
+    pub providers: Arc<Registry>,
+    pub storage: Storage,
+    pub courier: Courier,
+    pub timing: AttemptTiming,
+}

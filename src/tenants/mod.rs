@@ -1,11 +1,13 @@
-//! Tenants: the customers, their keys and their secrets.
+//! Tenants: the customers, their keys, their limits and their secrets.
 //!
 //! Always holds: an API key is kept as its hash alone; a webhook secret is kept sealed, bound to its tenant. Neither is
 //! shown by `Debug`; the plaintext leaves through a method named `expose` and nowhere else.
 //! Refuses: text that is no API key of ours, before the database is asked.
 
+mod account;
 pub mod api_key;
 pub mod webhook_secret;
 
+pub use account::{NewTenant, Tenant, TenantError, authenticate, create, sealed_webhook_secret};
 pub use api_key::{ApiKey, MalformedKey};
 pub use webhook_secret::WebhookSecret;

@@ -121,7 +121,7 @@ async fn give_back_lost(pool: &SlotPool, conn: &mut PgConnection) -> Result<(), 
         .held()
         .iter()
         .copied()
-        .chain(pool.unsettled().iter().map(|ticket| ticket.id))
+        .chain(pool.unsettled().iter().map(|back| back.ticket.id))
         .map(|id| id.to_string())
         .collect();
     let lost = sqlx::query!(

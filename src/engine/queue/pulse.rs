@@ -92,22 +92,23 @@ async fn give_back(pool: &SlotPool, conn: &mut PgConnection) -> Result<(), sqlx:
     if back.is_empty() {
         return Ok(());
     }
-    let ids: Vec<String> = back.iter().map(|t| t.id.to_string()).collect();
-    let attempts: Vec<i32> = back.iter().map(|t| t.attempts).collect();
+    let ids: Vec<String> = back.iter().map(|b| b.ticket.id.to_string()).collect();
+    let attempts: Vec<i32> = back.iter().map(|b| b.ticket.attempts).collect();
+    let pauses: Vec<i64> = back.iter().map(|b| i64::try_from(b.after.as_millis()).unwrap_or(i64::MAX)).collect();
     sqlx::query!(
-        "update apalis.jobs j set status = 'Pending', lock_by = null, lock_at = null, attempts = j.attempts + 1
-         where ctid = any(array(
-             select (select h.ctid from apalis.jobs h
-                 where h.id = t.id and h.lock_by is not distinct from $3 and h.attempts = t.attempts)
-             from unnest($1::text[], $2::int[]) as t (id, attempts)))",
+        "update apalis.jobs j set status = 'Pending', lock_by = null, lock_at = null, attempts = j.attempts + 1,
+             run_at = case when t.pause_ms > 0 then now() + t.pause_ms * interval '1 ms' else j.run_at end
+         from unnest($1::text[], $2::int[], $4::bigint[]) as t (id, attempts, pause_ms)
+         where j.id = t.id and j.lock_by is not distinct from $3 and j.attempts = t.attempts",
         &ids,
         &attempts,
         pool.worker,
+        &pauses,
     )
     .execute(conn)
     .await?;
     // only now: had the statement failed they would have to be returned again
-    pool.unsettled().retain(|ticket| !back.contains(ticket));
+    pool.unsettled().retain(|given| !back.contains(given));
     pool.wake.notify_one();
     Ok(())
 }

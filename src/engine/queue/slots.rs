@@ -28,6 +28,17 @@ pub struct SlotSettings {
     pub poll: Duration,
 }
 
+/// How long a job rests whose handler panicked.
+const PANIC_PAUSE: Duration = Duration::from_secs(5);
+
+/// A job that goes back to the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GivenBack {
+    pub(super) ticket: Ticket,
+    /// Not to be fetched again before this has passed.
+    pub(super) after: Duration,
+}
+
 /// A job in a worker's hands. Dropping it frees the slot and, unless it was settled, gives the row back to the queue.
 pub struct Job {
     ticket: Ticket,
@@ -69,7 +80,9 @@ impl Drop for Job {
     fn drop(&mut self) {
         self.pool.held().remove(&self.ticket.id);
         if !self.settled {
-            self.pool.unsettled().push(self.ticket);
+            // a handler that panics would panic again at once
+            let after = if std::thread::panicking() { PANIC_PAUSE } else { Duration::ZERO };
+            self.pool.unsettled().push(GivenBack { ticket: self.ticket, after });
             self.pool.beat_now.notify_one();
         }
     }
@@ -90,7 +103,7 @@ pub(super) struct SlotPool {
     fetch_ended: AtomicBool,
     ready: Mutex<VecDeque<Job>>,
     held: Mutex<HashSet<Ulid>>,
-    unsettled: Mutex<Vec<Ticket>>,
+    unsettled: Mutex<Vec<GivenBack>>,
 }
 
 impl SlotPool {
@@ -118,7 +131,7 @@ impl SlotPool {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn unsettled(&self) -> MutexGuard<'_, Vec<Ticket>> {
+    pub(super) fn unsettled(&self) -> MutexGuard<'_, Vec<GivenBack>> {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -131,7 +144,7 @@ impl SlotPool {
         for ticket in tickets {
             let Some(slot) = permits.split(1) else {
                 tracing::error!(worker = %self.worker, job = %ticket.id, "more jobs were fetched than slots were free; given back");
-                self.unsettled().push(ticket);
+                self.unsettled().push(GivenBack { ticket, after: Duration::ZERO });
                 self.beat_now.notify_one();
                 continue;
             };

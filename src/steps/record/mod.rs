@@ -18,6 +18,7 @@ use sqlx::PgConnection;
 pub use claim::{Claim, ClaimedVideo, LiveAttempt};
 pub use close::{AttemptEnd, Close, Output, Verdict};
 
+use crate::db::Database;
 use crate::domain::VideoId;
 use crate::engine::queue::Ticket;
 use crate::engine::recorder::{Journal, JournalError};
@@ -98,4 +99,19 @@ impl Journal for VideoJournal {
         close::write(conn, &closes, &mut replies).await?;
         Ok(replies)
     }
+}
+
+/// Which of a provider account's handles belong to an attempt already.
+///
+/// # Errors
+/// The database's.
+pub async fn owned_handles(db: &Database, provider: &str, handles: &[String]) -> Result<HashSet<String>, sqlx::Error> {
+    let owned = sqlx::query_scalar!(
+        r#"select handle as "handle!" from attempts where provider = $1 and handle = any($2)"#,
+        provider,
+        handles,
+    )
+    .fetch_all(db.pool())
+    .await?;
+    Ok(owned.into_iter().collect())
 }

@@ -1,0 +1,224 @@
+//! Admission: an order becomes a frozen, durable batch, or nothing at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sqlx::PgConnection;
+use ulid::Ulid;
+
+use super::order::Order;
+use crate::db::{ActError, Database, Tx};
+use crate::domain::{BatchId, BatchStatus, Credits, TenantId, VideoId};
+use crate::idempotency::{self, Claimed, RequestHash};
+use crate::ledger::{self, FreezeError, LedgerError, Stamp};
+use crate::scheduler;
+
+/// The answer to an accepted order; repeated word for word when the request is repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub batch_id: BatchId,
+    pub status: BatchStatus,
+    pub total: u32,
+    pub frozen_credits: Credits,
+    pub created_at: DateTime<Utc>,
+}
+
+/// An order that was accepted, now or before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    New(Receipt),
+    Replayed(Receipt),
+}
+
+/// Why an order was not accepted; nothing was frozen and nothing written.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmissionError {
+    #[error("the batch costs {required} credits and {available} are available")]
+    ShortOfCredits { required: Credits, available: Credits },
+    #[error("the idempotency key was used before for another request")]
+    KeyUsedForOtherContent,
+    #[error("a request with this idempotency key is being processed")]
+    KeyInFlight,
+    #[error("the remembered answer cannot be read: {0}")]
+    BrokenAnswer(String),
+    #[error(transparent)]
+    Ledger(LedgerError),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+impl From<FreezeError> for AdmissionError {
+    fn from(error: FreezeError) -> AdmissionError {
+        match error {
+            FreezeError::Short { required, available } => AdmissionError::ShortOfCredits { required, available },
+            FreezeError::Ledger(LedgerError::Database(error)) => AdmissionError::Database(error),
+            FreezeError::Ledger(error) => AdmissionError::Ledger(error),
+        }
+    }
+}
+
+impl ActError for AdmissionError {
+    fn database_error(&self) -> Option<&sqlx::Error> {
+        match self {
+            AdmissionError::Database(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Admits orders.
+#[derive(Clone)]
+pub struct Admission {
+    db: Database,
+}
+
+impl Admission {
+    pub fn new(db: Database) -> Admission {
+        Admission { db }
+    }
+
+    /// Freezes the price and writes the batch: one act, which a client that goes away does not cancel.
+    ///
+    /// # Errors
+    /// [`AdmissionError`]; nothing was changed then.
+    pub async fn admit(&self, tenant: TenantId, order: Arc<Order>) -> Result<Admitted, AdmissionError> {
+        self.db
+            .act("admit batch", move |tx| {
+                let order = order.clone();
+                Box::pin(async move { admit(tx, tenant, &order).await })
+            })
+            .await
+    }
+
+    /// The answer that the same request was given before, if it was.
+    ///
+    /// # Errors
+    /// [`AdmissionError::KeyUsedForOtherContent`], or the database's.
+    pub async fn answered_before(
+        &self,
+        tenant: TenantId,
+        (key, hash): (&str, &RequestHash),
+    ) -> Result<Option<Receipt>, AdmissionError> {
+        let mut conn = self.db.pool().acquire().await?;
+        match idempotency::find(&mut conn, tenant, key, hash).await? {
+            Some(Claimed::Replay(answer)) => Ok(Some(receipt(answer)?)),
+            Some(_) => Err(AdmissionError::KeyUsedForOtherContent),
+            None => Ok(None),
+        }
+    }
+}
+
+fn receipt(answer: Value) -> Result<Receipt, AdmissionError> {
+    serde_json::from_value(answer).map_err(|error| AdmissionError::BrokenAnswer(error.to_string()))
+}
+
+async fn admit(tx: &mut Tx, tenant: TenantId, order: &Order) -> Result<Admitted, AdmissionError> {
+    if let Some(key) = &order.key {
+        match idempotency::claim(tx, tenant, key, &order.hash).await? {
+            Claimed::Fresh => {}
+            Claimed::Replay(answer) => return Ok(Admitted::Replayed(receipt(answer)?)),
+            Claimed::OtherContent => return Err(AdmissionError::KeyUsedForOtherContent),
+            Claimed::InFlight => return Err(AdmissionError::KeyInFlight),
+        }
+    }
+    let batch = BatchId::generate();
+    let request_id = order.key.clone().unwrap_or_else(|| format!("req_{}", Ulid::generate()));
+    let total = order.items.len() as u32;
+    let stamp = Stamp { actor: "tenant", reason: "batch_admitted", request_id: &request_id };
+    ledger::freeze(tx, (tenant, batch), order.total, total, stamp).await?;
+    let created_at = insert_batch(tx, (tenant, batch), order, &request_id).await?;
+    insert_lanes(tx, (tenant, batch), order).await?;
+    insert_videos(tx, (tenant, batch), order).await?;
+    let receipt =
+        Receipt { batch_id: batch, status: BatchStatus::Queued, total, frozen_credits: order.total, created_at };
+    if let Some(key) = &order.key {
+        let answer = serde_json::to_value(&receipt).map_err(|error| AdmissionError::BrokenAnswer(error.to_string()))?;
+        idempotency::remember(tx, tenant, key, &order.hash, &answer).await?;
+    }
+    scheduler::wake(tx).await?;
+    Ok(Admitted::New(receipt))
+}
+
+async fn insert_batch(
+    conn: &mut PgConnection,
+    (tenant, batch): (TenantId, BatchId),
+    order: &Order,
+    request_id: &str,
+) -> Result<DateTime<Utc>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "insert into batches (id, tenant_id, total, frozen_credits, request_id, webhook_url, metadata)
+         values ($1, $2, $3, $4, $5, $6, $7) returning created_at",
+        batch as BatchId,
+        tenant as TenantId,
+        order.items.len() as i32,
+        order.total.get(),
+        request_id,
+        order.webhook_url,
+        order.metadata,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+async fn insert_lanes(
+    conn: &mut PgConnection,
+    (tenant, batch): (TenantId, BatchId),
+    order: &Order,
+) -> Result<(), sqlx::Error> {
+    let mut lanes: BTreeMap<&str, i32> = BTreeMap::new();
+    for item in &order.items {
+        *lanes.entry(&item.model).or_default() += 1;
+    }
+    sqlx::query!(
+        "insert into batch_lanes (batch_id, tenant_id, model, total, waiting)
+         select $1, $2, model, videos, videos from unnest($3::text[], $4::int[]) as l (model, videos)",
+        batch as BatchId,
+        tenant as TenantId,
+        &lanes.keys().map(|model| (*model).to_owned()).collect::<Vec<_>>(),
+        &lanes.values().copied().collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn insert_videos(
+    conn: &mut PgConnection,
+    (tenant, batch): (TenantId, BatchId),
+    order: &Order,
+) -> Result<(), sqlx::Error> {
+    let items = &order.items;
+    // the order's total was summed with checks, so the running sum fits
+    let offsets: Vec<i64> = items
+        .iter()
+        .scan(0i64, |sum, item| {
+            let offset = *sum;
+            *sum = sum.saturating_add(item.price.get());
+            Some(offset)
+        })
+        .collect();
+    sqlx::query!(
+        "insert into videos (batch_id, tenant_id, id, position, model, prompt, seconds, size, custom_id, metadata,
+             price_credits, price_offset)
+         select $1, $2, v.* from unnest($3::text[], $4::int[], $5::text[], $6::text[], $7::int[], $8::text[], $9::text[],
+             $10::jsonb[], $11::bigint[], $12::bigint[]) as v",
+        batch as BatchId,
+        tenant as TenantId,
+        &items.iter().map(|_| VideoId::generate().bare()).collect::<Vec<_>>(),
+        &(0..items.len() as i32).collect::<Vec<_>>(),
+        &items.iter().map(|i| i.model.clone()).collect::<Vec<_>>(),
+        &items.iter().map(|i| i.prompt.as_str().to_owned()).collect::<Vec<_>>(),
+        &items.iter().map(|i| i.seconds as i32).collect::<Vec<_>>(),
+        &items.iter().map(|i| i.size.to_string()).collect::<Vec<_>>(),
+        &items.iter().map(|i| i.custom_id.as_ref().map(|c| c.as_str().to_owned())).collect::<Vec<_>>() as &[Option<String>],
+        &items.iter().map(|i| i.metadata.clone()).collect::<Vec<_>>() as &[Option<Value>],
+        &items.iter().map(|i| i.price.get()).collect::<Vec<_>>(),
+        &offsets,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,17 @@
+-- Batches of a tenant with counts and money of one moment.
+-- $1 tenant, $2 one batch or null, $3 older than this batch or null, $4 status or null, $5 rows at the most.
+select b.id as "id: BatchId", b.status as "status: BatchStatus", b.total,
+    coalesce((select sum(l.waiting) from batch_lanes l where l.batch_id = b.id), 0)::integer as "waiting!",
+    b.succeeded, b.failed, b.frozen_credits as "frozen: Credits",
+    coalesce(h.charged, 0)::bigint as "charged!: Credits", coalesce(h.refunded, 0)::bigint as "refunded!: Credits",
+    coalesce(h.held, 0)::bigint as "held!: Credits",
+    b.request_id, b.webhook_url, b.metadata, b.created_at, b.started_at, b.finished_at
+from batches b
+    left join lateral (
+        select sum(charged) as charged, sum(refunded) as refunded, sum(held) as held
+        from batch_holds where batch_id = b.id
+    ) h on true
+where b.tenant_id = $1 and ($2::text is null or b.id = $2) and ($3::text is null or b.id < $3)
+    and ($4::batch_status is null or b.status = $4)
+order by b.id desc
+limit $5

@@ -1,0 +1,193 @@
+//! One item of an order: its fields against the catalogue, every fault with the pointer to its field.
+
+use std::collections::HashSet;
+
+use chrono::NaiveDate;
+use serde_json::{Map, Value};
+
+use super::order::{OrderItem, Wrong};
+use crate::domain::{CustomId, Prompt, Size};
+use crate::providers::catalogue::{Catalogue, Model};
+
+const FIELDS: [&str; 6] = ["prompt", "model", "seconds", "size", "custom_id", "metadata"];
+/// Entries of a metadata object, and characters of a key and of a value, at the most.
+const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
+
+/// Collects what is wrong, each with its JSON pointer.
+pub(super) struct Faults<'a> {
+    pub(super) base: String,
+    pub(super) found: &'a mut Vec<Wrong>,
+}
+
+impl Faults<'_> {
+    pub(super) fn add(&mut self, field: &str, detail: impl Into<String>) {
+        let pointer = if field.is_empty() { self.base.clone() } else { format!("{}/{}", self.base, escaped(field)) };
+        self.found.push(Wrong { pointer, detail: detail.into() });
+    }
+}
+
+/// A field name as a part of a JSON pointer (RFC 6901).
+fn escaped(field: &str) -> String {
+    field.replace('~', "~0").replace('/', "~1")
+}
+
+/// Names fields that nobody knows: a misspelt `webhook_url` must not be ignored.
+pub(super) fn refuse_unknown(object: &Map<String, Value>, known: &[&str], faults: &mut Faults<'_>) {
+    for field in object.keys().filter(|field| !known.contains(&field.as_str())) {
+        faults.add(field, format!("is not a known field; known are {}", known.join(", ")));
+    }
+}
+
+pub(super) fn parse(
+    value: &Value,
+    (catalogue, today): (&Catalogue, NaiveDate),
+    custom_ids: &mut HashSet<CustomId>,
+    faults: &mut Faults<'_>,
+) -> Option<OrderItem> {
+    let before = faults.found.len();
+    let Some(object) = value.as_object() else {
+        faults.add("", "must be an object with `prompt` and `model`");
+        return None;
+    };
+    refuse_unknown(object, &FIELDS, faults);
+    let model = model(object, (catalogue, today), faults);
+    let prompt = prompt(object, model, faults);
+    let custom_id = custom_id(object, custom_ids, faults);
+    let metadata = metadata(object, faults);
+    let model = model?;
+    let seconds = seconds(object, model, faults);
+    let size = size(object, model, faults);
+    if faults.found.len() > before {
+        return None;
+    }
+    let (prompt, seconds, size) = (prompt?, seconds?, size?);
+    let Some(price) = model.price(seconds, size) else {
+        faults.add("seconds", format!("{} has no price for {seconds} s at {size}", model.name));
+        return None;
+    };
+    Some(OrderItem { prompt, model: model.name.clone(), seconds, size, custom_id, metadata, price })
+}
+
+fn text<'v>(object: &'v Map<String, Value>, field: &str, faults: &mut Faults<'_>) -> Option<&'v str> {
+    match object.get(field) {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text),
+        Some(_) => {
+            faults.add(field, "must be a string");
+            None
+        }
+    }
+}
+
+fn required<'v>(object: &'v Map<String, Value>, field: &str, faults: &mut Faults<'_>) -> Option<&'v str> {
+    if object.get(field).is_none_or(Value::is_null) {
+        faults.add(field, "is required");
+        return None;
+    }
+    text(object, field, faults)
+}
+
+fn model<'c>(
+    object: &Map<String, Value>,
+    (catalogue, today): (&'c Catalogue, NaiveDate),
+    faults: &mut Faults<'_>,
+) -> Option<&'c Model> {
+    let name = required(object, "model", faults)?;
+    let Some(model) = catalogue.model(name) else {
+        let instead = catalogue.closest(name).map(|close| format!("; did you mean `{close}`?")).unwrap_or(".".to_owned());
+        let known = catalogue.models().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
+        faults.add("model", format!("is not offered{instead} Offered are {known}"));
+        return None;
+    };
+    if model.retired(today) {
+        let instead = model.replacement.as_ref().map(|r| format!("; use `{r}` instead")).unwrap_or_default();
+        faults.add("model", format!("`{}` is no longer available{instead}", model.name));
+        return None;
+    }
+    Some(model)
+}
+
+fn prompt(object: &Map<String, Value>, model: Option<&Model>, faults: &mut Faults<'_>) -> Option<Prompt> {
+    let prompt = match Prompt::parse(required(object, "prompt", faults)?) {
+        Ok(prompt) => prompt,
+        Err(error) => {
+            faults.add("prompt", error.to_string());
+            return None;
+        }
+    };
+    let chars = prompt.as_str().chars().count();
+    match model {
+        Some(model) if chars > model.max_prompt_chars as usize => {
+            faults.add("prompt", format!("has {chars} characters; `{}` takes at most {}", model.name, model.max_prompt_chars));
+            None
+        }
+        _ => Some(prompt),
+    }
+}
+
+fn custom_id(
+    object: &Map<String, Value>,
+    seen: &mut HashSet<CustomId>,
+    faults: &mut Faults<'_>,
+) -> Option<CustomId> {
+    match CustomId::parse(text(object, "custom_id", faults)?) {
+        Ok(id) => {
+            if !seen.insert(id.clone()) {
+                faults.add("custom_id", "is used by an earlier item of this batch; it must be unique");
+            }
+            Some(id)
+        }
+        Err(error) => {
+            faults.add("custom_id", error.to_string());
+            None
+        }
+    }
+}
+
+fn seconds(object: &Map<String, Value>, model: &Model, faults: &mut Faults<'_>) -> Option<u32> {
+    let allowed = || model.seconds.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    match object.get("seconds") {
+        None | Some(Value::Null) => Some(model.default_seconds),
+        Some(value) => match value.as_u64().and_then(|s| u32::try_from(s).ok()) {
+            Some(seconds) if model.seconds.contains(&seconds) => Some(seconds),
+            _ => {
+                faults.add("seconds", format!("must be one of {} for `{}` (a whole number)", allowed(), model.name));
+                None
+            }
+        },
+    }
+}
+
+fn size(object: &Map<String, Value>, model: &Model, faults: &mut Faults<'_>) -> Option<Size> {
+    let Some(value) = object.get("size").filter(|value| !value.is_null()) else { return Some(model.default_size) };
+    match value.as_str().and_then(|text| text.parse::<Size>().ok()) {
+        Some(size) if model.sizes.contains(&size) => Some(size),
+        _ => {
+            let allowed = model.sizes.iter().map(Size::to_string).collect::<Vec<_>>().join(", ");
+            faults.add("size", format!("must be one of {allowed} for `{}`", model.name));
+            None
+        }
+    }
+}
+
+/// The customer's own words about an item or a batch: a small object of strings.
+pub(super) fn metadata(object: &Map<String, Value>, faults: &mut Faults<'_>) -> Option<Value> {
+    let value = object.get("metadata").filter(|value| !value.is_null())?;
+    let (entries, key_chars, value_chars) = MAX_METADATA;
+    let fits = value.as_object().is_some_and(|map| {
+        map.len() <= entries
+            && map.iter().all(|(key, value)| {
+                key.chars().count() <= key_chars
+                    && !key.contains('\0')
+                    && value.as_str().is_some_and(|text| text.chars().count() <= value_chars && !text.contains('\0'))
+            })
+    });
+    if !fits {
+        faults.add(
+            "metadata",
+            format!("must be an object of at most {entries} strings, keys up to {key_chars} and values up to {value_chars} characters"),
+        );
+        return None;
+    }
+    Some(value.clone())
+}

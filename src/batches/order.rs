@@ -1,0 +1,196 @@
+//! An order: the body of a submission, parsed into valid types, with everything that is wrong with it said at once.
+
+use std::collections::HashSet;
+
+use chrono::NaiveDate;
+use ring::digest;
+use serde_json::Value;
+
+use super::item::{self, Faults};
+use crate::domain::{Credits, CustomId, Prompt, Size};
+use crate::idempotency::RequestHash;
+use crate::providers::EgressPolicy;
+use crate::providers::catalogue::Catalogue;
+
+/// An idempotency key has 1 to this many printable ASCII characters.
+pub const MAX_KEY_CHARS: usize = 255;
+const FIELDS: [&str; 4] = ["items", "webhook_url", "x-request-id", "metadata"];
+/// More faults than this are not listed: nobody reads them, and the answer must stay small.
+const MAX_FAULTS: usize = 1_000;
+
+/// A fault and where it is, as a JSON pointer into the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub pointer: String,
+    pub detail: String,
+}
+
+/// A valid order, priced.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub items: Vec<OrderItem>,
+    pub total: Credits,
+    pub webhook_url: Option<String>,
+    pub metadata: Option<Value>,
+    /// The customer's idempotency key, if there is one.
+    pub key: Option<String>,
+    pub hash: RequestHash,
+}
+
+/// One video to be made.
+#[derive(Clone, Debug)]
+pub struct OrderItem {
+    pub prompt: Prompt,
+    pub model: String,
+    pub seconds: u32,
+    pub size: Size,
+    pub custom_id: Option<CustomId>,
+    pub metadata: Option<Value>,
+    pub price: Credits,
+}
+
+/// What an order may be.
+#[derive(Clone, Copy, Debug)]
+pub struct OrderLimits {
+    pub max_items: usize,
+    /// What a webhook address may be.
+    pub webhooks: EgressPolicy,
+}
+
+/// Parses a body. `header_keys` are the idempotency keys that came as headers (name, value).
+///
+/// # Errors
+/// Everything that is wrong, in the order of the body.
+pub fn parse(
+    body: &Value,
+    header_keys: &[(&str, &str)],
+    limits: OrderLimits,
+    (catalogue, today): (&Catalogue, NaiveDate),
+) -> Result<Order, Vec<Wrong>> {
+    let mut found = Vec::new();
+    let mut faults = Faults { base: String::new(), found: &mut found };
+    let Some(object) = body.as_object() else {
+        faults.add("", "the body must be a JSON object with `items`");
+        return Err(found);
+    };
+    item::refuse_unknown(object, &FIELDS, &mut faults);
+    let key = key(body, header_keys, &mut faults);
+    let webhook_url = webhook_url(body, limits, &mut faults);
+    let metadata = item::metadata(object, &mut faults);
+    let items = items(body, limits, (catalogue, today), &mut found);
+    let total = Credits::total(items.iter().map(|item| item.price));
+    match total {
+        Some(total) if found.is_empty() => {
+            Ok(Order { items, total, webhook_url, metadata, key, hash: canonical_hash(body) })
+        }
+        Some(_) => {
+            found.truncate(MAX_FAULTS);
+            Err(found)
+        }
+        None => Err(vec![Wrong { pointer: "/items".to_owned(), detail: "cost more credits than can be counted".to_owned() }]),
+    }
+}
+
+/// The key and the hash of a request, if it has one key, whatever else is wrong with it: a repeated request is answered as
+/// before even when it would be refused today.
+pub fn repeated_request(body: &Value, header_keys: &[(&str, &str)]) -> Option<(String, RequestHash)> {
+    let mut ignored = Vec::new();
+    let key = key(body, header_keys, &mut Faults { base: String::new(), found: &mut ignored })?;
+    ignored.is_empty().then(|| (key, canonical_hash(body)))
+}
+
+fn items(
+    body: &Value,
+    limits: OrderLimits,
+    (catalogue, today): (&Catalogue, NaiveDate),
+    found: &mut Vec<Wrong>,
+) -> Vec<OrderItem> {
+    let mut wrong = |detail: String| found.push(Wrong { pointer: "/items".to_owned(), detail });
+    let Some(values) = body.get("items").and_then(Value::as_array) else {
+        wrong("is required and must be an array".to_owned());
+        return vec![];
+    };
+    if values.is_empty() || values.len() > limits.max_items {
+        wrong(format!("has {} items; a batch has 1 to {}", values.len(), limits.max_items));
+        return vec![];
+    }
+    let mut custom_ids: HashSet<CustomId> = HashSet::new();
+    let mut items = Vec::with_capacity(values.len());
+    for (at, value) in values.iter().enumerate() {
+        let mut faults = Faults { base: format!("/items/{at}"), found };
+        items.extend(item::parse(value, (catalogue, today), &mut custom_ids, &mut faults));
+    }
+    items
+}
+
+fn key(body: &Value, header_keys: &[(&str, &str)], faults: &mut Faults<'_>) -> Option<String> {
+    let in_body = match body.get("x-request-id") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(key)) => Some(("x-request-id", key.as_str())),
+        Some(_) => {
+            faults.add("x-request-id", "must be a string");
+            None
+        }
+    };
+    let all: Vec<(&str, &str)> = in_body.into_iter().chain(header_keys.iter().copied()).collect();
+    let (_, key) = *all.first()?;
+    if let Some((name, other)) = all.iter().find(|(_, other)| *other != key) {
+        faults.add("x-request-id", format!("differs from `{name}` ({other:?}): send one idempotency key"));
+        return None;
+    }
+    if key.is_empty() || key.len() > MAX_KEY_CHARS || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        faults.add("x-request-id", format!("must have 1 to {MAX_KEY_CHARS} printable ASCII characters without spaces"));
+        return None;
+    }
+    Some(key.to_owned())
+}
+
+fn webhook_url(body: &Value, limits: OrderLimits, faults: &mut Faults<'_>) -> Option<String> {
+    let value = body.get("webhook_url").filter(|value| !value.is_null())?;
+    let checked = match value.as_str() {
+        Some(text) => limits.webhooks.check_url(text).map_err(|error| error.to_string()),
+        None => Err("must be a string".to_owned()),
+    };
+    match checked {
+        Ok(url) => Some(url.to_string()),
+        Err(detail) => {
+            faults.add("webhook_url", detail);
+            None
+        }
+    }
+}
+
+/// Equal for bodies that differ only in white space, the order of keys, or how the idempotency key was sent.
+fn canonical_hash(body: &Value) -> RequestHash {
+    let mut text = String::new();
+    write_canonical(body, &["x-request-id"], &mut text);
+    let mut hash = RequestHash::default();
+    hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    hash
+}
+
+fn write_canonical(value: &Value, leave_out: &[&str], text: &mut String) {
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().filter(|key| !leave_out.contains(&key.as_str())).collect();
+            keys.sort();
+            text.push('{');
+            for key in keys {
+                text.push_str(&Value::from(key.as_str()).to_string());
+                text.push(':');
+                write_canonical(&map[key.as_str()], &[], text);
+                text.push(',');
+            }
+            text.push('}');
+        }
+        Value::Array(values) => {
+            text.push('[');
+            for value in values {
+                write_canonical(value, &[], text);
+                text.push(',');
+            }
+            text.push(']');
+        }
+        other => text.push_str(&other.to_string()),
+    }
+}

@@ -1,0 +1,252 @@
+//! How a batch and its videos are shown: each answer is one statement, so that its counts and its credits are of one
+//! moment and always add up.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use crate::domain::{BatchId, BatchStatus, Credits, FailureClass, TenantId, VideoId, VideoState};
+
+/// A batch at one moment.
+#[derive(Clone, Debug)]
+pub struct BatchView {
+    pub id: BatchId,
+    pub status: BatchStatus,
+    pub counts: BatchCounts,
+    /// `frozen = charged + refunded + held`
+    pub frozen: Credits,
+    pub charged: Credits,
+    pub refunded: Credits,
+    pub held: Credits,
+    pub request_id: String,
+    pub webhook_url: Option<String>,
+    pub metadata: Option<Value>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// `total = waiting + in_progress + succeeded + failed`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchCounts {
+    pub total: u32,
+    pub waiting: u32,
+    pub in_progress: u32,
+    pub succeeded: u32,
+    pub failed: u32,
+}
+
+struct BatchRow {
+    id: BatchId,
+    status: BatchStatus,
+    total: i32,
+    waiting: i32,
+    succeeded: i32,
+    failed: i32,
+    frozen: Credits,
+    charged: Credits,
+    refunded: Credits,
+    held: Credits,
+    request_id: String,
+    webhook_url: Option<String>,
+    metadata: Option<Value>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl From<BatchRow> for BatchView {
+    fn from(row: BatchRow) -> BatchView {
+        let [total, waiting, succeeded, failed] =
+            [row.total, row.waiting, row.succeeded, row.failed].map(i32::unsigned_abs);
+        BatchView {
+            id: row.id,
+            status: row.status,
+            counts: BatchCounts {
+                total,
+                waiting,
+                in_progress: total.saturating_sub(waiting + succeeded + failed),
+                succeeded,
+                failed,
+            },
+            frozen: row.frozen,
+            charged: row.charged,
+            refunded: row.refunded,
+            held: row.held,
+            request_id: row.request_id,
+            webhook_url: row.webhook_url,
+            metadata: row.metadata,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+        }
+    }
+}
+
+/// A batch of the tenant; `None` when the tenant has no such batch.
+///
+/// # Errors
+/// The database's.
+pub async fn batch(conn: &mut PgConnection, tenant: TenantId, batch: BatchId) -> Result<Option<BatchView>, sqlx::Error> {
+    let row = sqlx::query_file_as!(
+        BatchRow,
+        "src/batches/batches.sql",
+        tenant as TenantId,
+        Some(batch) as Option<BatchId>,
+        None::<BatchId> as Option<BatchId>,
+        None::<BatchStatus> as Option<BatchStatus>,
+        1,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(BatchView::from))
+}
+
+/// The tenant's batches, newest first, older than `before`, of `status` if one is asked for.
+///
+/// # Errors
+/// The database's.
+pub async fn batches(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    before: Option<BatchId>,
+    status: Option<BatchStatus>,
+    limit: i64,
+) -> Result<Vec<BatchView>, sqlx::Error> {
+    let rows = sqlx::query_file_as!(
+        BatchRow,
+        "src/batches/batches.sql",
+        tenant as TenantId,
+        None::<BatchId> as Option<BatchId>,
+        before as Option<BatchId>,
+        status as Option<BatchStatus>,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(BatchView::from).collect())
+}
+
+/// A video at one moment.
+#[derive(Clone, Debug)]
+pub struct VideoView {
+    pub id: VideoId,
+    pub position: u32,
+    pub custom_id: Option<String>,
+    pub model: String,
+    pub seconds: u32,
+    pub size: String,
+    pub metadata: Option<Value>,
+    pub state: VideoState,
+    /// Attempts at providers so far, the present one included.
+    pub attempts: u32,
+    pub price: Credits,
+    pub failure: Option<VideoFailure>,
+    pub output: Option<VideoOutput>,
+    /// When a video in back-off may be tried again.
+    pub eligible_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// Why a video failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VideoFailure {
+    pub class: FailureClass,
+    pub message: String,
+}
+
+/// Where a video lies in our object store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VideoOutput {
+    pub key: String,
+    pub bytes: u64,
+    pub sha256: [u8; 32],
+}
+
+fn output(key: Option<String>, bytes: Option<i64>, sha256: Option<Vec<u8>>) -> Option<VideoOutput> {
+    Some(VideoOutput { key: key?, bytes: bytes?.unsigned_abs(), sha256: sha256?.try_into().ok()? })
+}
+
+/// The videos of a tenant's batch in the order of its items, after position `after`.
+///
+/// # Errors
+/// The database's.
+pub async fn videos(
+    conn: &mut PgConnection,
+    (tenant, batch): (TenantId, BatchId),
+    after: Option<u32>,
+    state: Option<VideoState>,
+    limit: i64,
+) -> Result<Vec<VideoView>, sqlx::Error> {
+    let after = after.map_or(-1, |after| i32::try_from(after).unwrap_or(i32::MAX));
+    let rows = sqlx::query!(
+        r#"select id as "id: VideoId", position, custom_id, model, seconds, size, metadata, state as "state: VideoState",
+               attempts_made, price_credits as "price: Credits", failure_class::text as failure_class, failure_message,
+               output_key, output_bytes, output_sha256, eligible_at, created_at, finished_at
+           from videos
+           where batch_id = $2 and tenant_id = $1 and position > $3 and ($4::video_state is null or state = $4)
+           order by position limit $5"#,
+        tenant as TenantId,
+        batch as BatchId,
+        after,
+        state as Option<VideoState>,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| VideoView {
+            id: row.id,
+            position: row.position.unsigned_abs(),
+            custom_id: row.custom_id,
+            model: row.model,
+            seconds: row.seconds.unsigned_abs(),
+            size: row.size,
+            metadata: row.metadata,
+            state: row.state,
+            attempts: row.attempts_made.unsigned_abs(),
+            price: row.price,
+            failure: failure(row.failure_class.as_deref(), row.failure_message),
+            output: output(row.output_key, row.output_bytes, row.output_sha256),
+            eligible_at: row.eligible_at,
+            created_at: row.created_at,
+            finished_at: row.finished_at,
+        })
+        .collect())
+}
+
+fn failure(class: Option<&str>, message: Option<String>) -> Option<VideoFailure> {
+    let class = FailureClass::ALL.into_iter().find(|known| Some(known.name()) == class)?;
+    Some(VideoFailure { class, message: message.unwrap_or_default() })
+}
+
+/// The stored file of a video, whoever's it is: for a signed link, which is its own permission.
+///
+/// # Errors
+/// The database's.
+pub async fn output_of(conn: &mut PgConnection, video: VideoId) -> Result<Option<VideoOutput>, sqlx::Error> {
+    let row = sqlx::query!(
+        "select output_key, output_bytes, output_sha256 from videos where id = $1",
+        video as VideoId
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.and_then(|row| output(row.output_key, row.output_bytes, row.output_sha256)))
+}
+
+/// A batch, whoever's it is, and its tenant: for the engine's own steps.
+///
+/// # Errors
+/// The database's.
+pub async fn settled_batch(
+    conn: &mut PgConnection,
+    id: BatchId,
+) -> Result<Option<(TenantId, BatchView)>, sqlx::Error> {
+    let tenant = sqlx::query_scalar!(r#"select tenant_id as "tenant: TenantId" from batches where id = $1"#, id as BatchId)
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(tenant) = tenant else { return Ok(None) };
+    Ok(batch(conn, tenant, id).await?.map(|view| (tenant, view)))
+}

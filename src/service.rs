@@ -1,0 +1,320 @@
+//! The service of one process: the database, the keys, the store and whichever roles it plays. Shared by every command,
+//! the demo, the benches and the tests.
+//!
+//! Always holds: the roles share one database and nothing else, so any number of processes may play any of them; stopping
+//! is asked for once and hands everything over.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::api::{self, ApiState};
+use crate::batches::Admission;
+use crate::config::Config;
+use crate::db::{self, Database, DatabaseSettings, Embedded, EmbeddedSettings};
+use crate::domain::MasterKey;
+use crate::engine::recorder::Recorder;
+use crate::metrics;
+use crate::providers::{Catalogue, Egress, EgressPolicy, Registry};
+use crate::scheduler::{AccountLimits, Route, RoutePlan, Scheduler, SchedulerSettings};
+use crate::steps::record::VideoJournal;
+use crate::steps::{AttemptTiming, Studio};
+use crate::storage::{LinkSigner, Storage, StorageSettings};
+use crate::webhooks::Courier;
+use crate::worker::{self, WorkerSettings};
+
+/// The role that everything but migrating acts as; it owns nothing.
+const APP_ROLE: &str = "freezeframe_app";
+/// The database of the embedded server.
+const EMBEDDED_DATABASE: &str = "freezeframe";
+/// Connections of the pool that answers requests, and of the engine's pool.
+const API_CONNECTIONS: u32 = 16;
+const ENGINE_CONNECTIONS: u32 = 8;
+const STORE_PAUSE: Duration = Duration::from_secs(5);
+/// How long a stopping process may take to hand over before it is ended all the same.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    pub api: bool,
+    pub worker: bool,
+    pub scheduler: bool,
+}
+
+impl Roles {
+    pub const ALL: Roles = Roles { api: true, worker: true, scheduler: true };
+}
+
+/// A database that is migrated and ready, embedded or the user's own.
+pub struct Store {
+    url: String,
+    embedded: Option<Embedded>,
+}
+
+impl Store {
+    /// Starts or joins the embedded server unless the settings name a database, and migrates.
+    ///
+    /// # Errors
+    /// Says what is missing and how to get it.
+    pub async fn open(config: &Config) -> Result<Store> {
+        let store = match &config.database_url {
+            Some(url) => Store { url: url.expose().to_owned(), embedded: None },
+            None => {
+                let embedded = Embedded::start(EmbeddedSettings {
+                    root: config.data_dir.join("postgres"),
+                    bin_dir: config.postgres_bin_dir.clone(),
+                    run_as: config.postgres_run_as.clone(),
+                })
+                .await?;
+                db::create_database(&embedded.url("postgres"), EMBEDDED_DATABASE, None).await?;
+                Store { url: embedded.url(EMBEDDED_DATABASE), embedded: Some(embedded) }
+            }
+        };
+        db::migrate(&store.url).await.context("the database could not be migrated")?;
+        Ok(store)
+    }
+
+    /// The address of the database. May hold a password.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Connects as the application's role.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn connect(&self, name: &str, connections: u32, engine_plans: bool) -> Result<Database> {
+        Database::connect(&DatabaseSettings {
+            application_name: format!("freezeframe {name}"),
+            max_connections: connections,
+            acquire_timeout: Duration::from_secs(4),
+            role: Some(APP_ROLE.to_owned()),
+            engine_plans,
+            ..DatabaseSettings::new(&self.url)
+        })
+        .await
+    }
+
+    /// Stops the embedded server when nobody else uses it.
+    ///
+    /// # Errors
+    /// When it could not be stopped.
+    pub async fn release(self) -> Result<()> {
+        if let Some(embedded) = self.embedded {
+            embedded.release().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Parts that a caller may bring along instead of those that the settings describe.
+#[derive(Default)]
+pub struct Parts {
+    pub providers: Option<Registry>,
+    pub storage: Option<Storage>,
+}
+
+/// A running process.
+pub struct Service {
+    /// Where the API listens, when this process plays that role.
+    pub address: Option<SocketAddr>,
+    pub db: Database,
+    pub master: Arc<MasterKey>,
+    stop: CancellationToken,
+    roles: JoinSet<Result<()>>,
+}
+
+impl Service {
+    /// Starts the roles.
+    ///
+    /// # Errors
+    /// Says which part did not start and why.
+    pub async fn start(config: &Config, store: &Store, roles: Roles, parts: Parts) -> Result<Service> {
+        metrics::install();
+        let egress = Egress::new();
+        let master = Arc::new(master_key(config)?);
+        let catalogue = Arc::new(Catalogue::from_config(config).context("the model catalogue")?);
+        let storage = match parts.storage {
+            Some(storage) => storage,
+            None => Storage::open(&StorageSettings {
+                url_or_path: config.storage.url.to_string(),
+                max_video_bytes: config.storage.max_video_bytes,
+            })?,
+        };
+        let db = store.connect("api", API_CONNECTIONS, false).await?;
+        let mut service = Service {
+            address: None,
+            db: db.clone(),
+            master: master.clone(),
+            stop: CancellationToken::new(),
+            roles: JoinSet::new(),
+        };
+        if roles.api {
+            service.start_api(config, (db, master.clone()), catalogue.clone(), storage.clone()).await?;
+        }
+        if roles.worker || roles.scheduler {
+            let engine = store.connect("engine", ENGINE_CONNECTIONS, true).await?;
+            if roles.scheduler {
+                service.start_scheduler(config, engine.clone(), &catalogue);
+            }
+            if roles.worker {
+                let providers = match parts.providers {
+                    Some(providers) => providers,
+                    None => Registry::from_config(config, &egress).context("the provider accounts")?,
+                };
+                providers.check(&catalogue).context("the model catalogue")?;
+                service.start_worker(config, engine, (catalogue, providers, storage), &egress)?;
+            }
+        }
+        Ok(service)
+    }
+
+    async fn start_api(
+        &mut self,
+        config: &Config,
+        (db, master): (Database, Arc<MasterKey>),
+        catalogue: Arc<Catalogue>,
+        storage: Storage,
+    ) -> Result<()> {
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}: another process may, choose another with --listen", config.listen))?;
+        let address = listener.local_addr()?;
+        let public_url = match &config.public_url {
+            Some(url) => url.clone(),
+            None => Url::parse(&format!("http://{address}"))?,
+        };
+        let links = LinkSigner::new(&master, public_url, config.storage.link_ttl)?;
+        let state = ApiState::new(db.clone(), Admission::new(db), catalogue, (storage, links), config);
+        self.roles.spawn(api::serve(listener, state, self.stop.clone()));
+        self.address = Some(address);
+        Ok(())
+    }
+
+    fn start_scheduler(&mut self, config: &Config, engine: Database, catalogue: &Catalogue) {
+        let settings = SchedulerSettings {
+            lease_ttl: config.scheduler.lease_ttl,
+            tick: config.scheduler.tick,
+            wave: u32::try_from(config.scheduler.wave).unwrap_or(u32::MAX),
+            worker_dead_after: config.engine.dead_after,
+        };
+        let scheduler = Scheduler::new(engine, settings, Arc::new(route_plan(config, catalogue)));
+        let stop = self.stop.clone();
+        self.roles.spawn(async move {
+            scheduler.run(stop).await;
+            Ok(())
+        });
+    }
+
+    fn start_worker(
+        &mut self,
+        config: &Config,
+        engine: Database,
+        (catalogue, providers, storage): (Arc<Catalogue>, Registry, Storage),
+        egress: &Egress,
+    ) -> Result<()> {
+        let client = egress.guarded(webhook_policy(config))?;
+        let studio = Studio {
+            recorder: Recorder::start(engine.clone(), VideoJournal),
+            db: engine,
+            catalogue,
+            providers: Arc::new(providers),
+            storage,
+            courier: Courier::new(client, self.master.clone()),
+            timing: AttemptTiming {
+                lookup_settle: config.attempts.lookup_settle,
+                lookup_pause: config.attempts.lookup_pause,
+                store_pause: STORE_PAUSE,
+            },
+        };
+        let settings = WorkerSettings {
+            video_slots: config.engine.slots,
+            finalize_slots: config.engine.finalize_slots,
+            webhook_slots: config.engine.webhook_slots,
+            max_fetch: config.engine.max_fetch,
+            heartbeat: config.engine.heartbeat,
+            dead_after: config.engine.dead_after,
+            poll: config.engine.poll,
+            sweep_every: config.engine.sweep,
+        };
+        let stop = self.stop.clone();
+        self.roles.spawn(async move { Ok(worker::work(Arc::new(studio), settings, stop).await?) });
+        Ok(())
+    }
+
+    /// Resolves when a role ends by itself, which is an error.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub async fn failed(&mut self) -> Result<()> {
+        match self.roles.join_next().await {
+            Some(ended) => ended.context("a role of this process panicked")?.context("a role of this process ended"),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops every role: no new work, what is held is handed over.
+    ///
+    /// # Errors
+    /// When a role ended badly or did not end in time.
+    pub async fn stop(mut self) -> Result<()> {
+        self.stop.cancel();
+        let all = async {
+            while let Some(ended) = self.roles.join_next().await {
+                ended.context("a role of this process panicked")??;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        let stopped = tokio::time::timeout(STOP_TIMEOUT, all)
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("not everything was handed over within {STOP_TIMEOUT:?}; the rest is rescued by others")));
+        self.db.close().await;
+        stopped
+    }
+}
+
+/// The installation's key: from the settings, or from a file of its own in the data directory.
+///
+/// # Errors
+/// When the key is malformed or its file cannot be read or made.
+pub fn master_key(config: &Config) -> Result<MasterKey> {
+    match &config.master_key {
+        Some(key) => MasterKey::from_hex(key.expose()).context("the setting master_key"),
+        None => {
+            std::fs::create_dir_all(&config.data_dir)
+                .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
+            let path = config.data_dir.join("master.key");
+            MasterKey::load_or_create(&path).with_context(|| format!("the master key {}", path.display()))
+        }
+    }
+}
+
+/// What a webhook address may be, and how long a delivery may take.
+pub fn webhook_policy(config: &Config) -> EgressPolicy {
+    EgressPolicy {
+        allow_private: config.webhooks.allow_private_targets,
+        timeout: config.webhooks.timeout,
+        max_response_bytes: config.webhooks.max_response_bytes,
+    }
+}
+
+/// Which model goes to which account, and what the accounts take.
+fn route_plan(config: &Config, catalogue: &Catalogue) -> RoutePlan {
+    let routes = catalogue.models().map(|model| {
+        let route = Route { provider: model.provider.clone(), upstream_model: model.upstream.clone() };
+        (model.name.clone(), route)
+    });
+    let accounts = config.providers.iter().map(|account| {
+        let limits =
+            AccountLimits { requests_per_minute: account.requests_per_minute, max_in_flight: account.max_in_flight };
+        (account.name.clone(), limits)
+    });
+    RoutePlan { routes: routes.collect(), accounts: accounts.collect() }
+}

@@ -1,0 +1,96 @@
+//! Submit and poll.
+
+use freezeframe_workflows::video::VideoEnd;
+
+use super::{Attempt, LeaseLost};
+use crate::domain::{FailureClass, Size};
+use crate::providers::{GenerationRequest, Handle, PollOutcome, SubmitOutcome};
+use crate::steps::record::{Reply, Transition};
+
+impl Attempt<'_> {
+    /// The request, always with every option named: a provider's defaults cost money. `None` when the stored size is no
+    /// size, which admission does not let through.
+    pub(super) fn request(&self) -> Option<GenerationRequest<'_>> {
+        Some(GenerationRequest {
+            prompt: &self.video.prompt,
+            upstream_model: &self.video.attempt.upstream_model,
+            seconds: self.video.seconds,
+            size: self.video.size.parse::<Size>().ok()?,
+        })
+    }
+
+    /// Sends the request. The attempt is committed as `sent` already.
+    pub(super) async fn submit(&mut self) -> Result<VideoEnd, LeaseLost> {
+        let Some(provider) = self.provider.clone() else {
+            self.message = Some("The provider that served this model is no longer configured.".to_owned());
+            return Ok(VideoEnd::Rejected(FailureClass::ModelRetired));
+        };
+        let Some(request) = self.request() else {
+            return Ok(VideoEnd::Rejected(FailureClass::InvalidInput));
+        };
+        match provider.submit(&request, self.video.attempt.id).await {
+            SubmitOutcome::Accepted { handle } => {
+                self.remember_handle(handle).await?;
+                Ok(VideoEnd::Accepted)
+            }
+            SubmitOutcome::Rejected { class, message, retry_after } => {
+                self.message = Some(message);
+                self.retry_after = retry_after;
+                Ok(VideoEnd::Rejected(class))
+            }
+            SubmitOutcome::Unknown { cause } => {
+                tracing::warn!(video = %self.video.lease.video, attempt = %self.video.attempt.id, %cause,
+                    "the answer to a submission was lost; looking it up");
+                self.record_fenced(Transition::AnswerLost { lease: self.video.lease.clone(), cause }).await?;
+                Ok(VideoEnd::AnswerLost)
+            }
+        }
+    }
+
+    /// Has the handle written without waiting for it: polling may begin, and until the write is committed a crash leaves
+    /// what a crash before the answer leaves, an attempt to look up.
+    async fn remember_handle(&mut self, handle: Handle) -> Result<(), LeaseLost> {
+        let accepted = Transition::Accepted { lease: self.video.lease.clone(), handle: handle.0.clone() };
+        self.handle = Some(handle);
+        self.studio.recorder.hand_in(accepted).await.map_err(|_| LeaseLost)?;
+        Ok(())
+    }
+
+    pub(super) async fn record_fenced(&self, transition: Transition) -> Result<(), LeaseLost> {
+        match self.studio.recorder.record(transition).await {
+            Ok(Reply::Written) => Ok(()),
+            Ok(_) => Err(LeaseLost),
+            Err(error) => {
+                tracing::error!(video = %self.video.lease.video, %error, "a step of a video was not recorded; its job goes back to the queue");
+                Err(LeaseLost)
+            }
+        }
+    }
+
+    pub(super) async fn poll(&mut self) -> Result<VideoEnd, LeaseLost> {
+        let (Some(provider), Some(handle)) = (self.provider.clone(), self.handle.clone()) else {
+            self.message = Some("The provider that took this video is no longer configured.".to_owned());
+            return Ok(VideoEnd::Gone);
+        };
+        match provider.poll(&handle).await {
+            Ok(PollOutcome::Queued | PollOutcome::Running { .. }) => Ok(VideoEnd::StillRunning),
+            Ok(PollOutcome::Succeeded { output }) => {
+                self.ready = Some(output);
+                Ok(VideoEnd::OutputReady)
+            }
+            Ok(PollOutcome::Failed { class, message, .. }) => {
+                self.message = Some(message);
+                Ok(VideoEnd::ProviderFailed(class))
+            }
+            Ok(PollOutcome::Gone { message }) => {
+                self.message = Some(message);
+                Ok(VideoEnd::Gone)
+            }
+            // not being able to ask says nothing about the job
+            Err(error) => {
+                tracing::warn!(video = %self.video.lease.video, provider = %self.video.attempt.provider, %error, "polling failed; asking again");
+                Ok(VideoEnd::StillRunning)
+            }
+        }
+    }
+}

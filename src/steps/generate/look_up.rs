@@ -1,0 +1,61 @@
+//! Look up: was a submission accepted whose answer was lost? Asked until the settle window is over; never resubmitted
+//! blindly, and never a job adopted that another attempt owns.
+
+use chrono::{TimeDelta, Utc};
+use freezeframe_workflows::video::VideoEnd;
+
+use super::{Attempt, LeaseLost};
+use crate::engine::recorder::NotRecorded;
+use crate::providers::{Candidate, FindOutcome, Handle};
+use crate::steps::record::{Reply, Transition};
+
+/// How far a provider's clock may differ from the database's.
+const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(120);
+
+impl Attempt<'_> {
+    pub(super) async fn look_up(&mut self) -> Result<VideoEnd, LeaseLost> {
+        self.looked_up = true;
+        // asked before the look: an answer to an older question proves nothing about the time after it
+        let settled = self.video.attempt.age + self.claimed_at.elapsed() >= self.studio.timing.lookup_settle;
+        let (Some(provider), Some(request)) = (self.provider.clone(), self.request()) else {
+            return Ok(VideoEnd::CannotLookUp);
+        };
+        let window = (self.video.attempt.sent_at - CLOCK_SKEW, Utc::now() + CLOCK_SKEW);
+        let candidates = match provider.find(&request, window).await {
+            Ok(FindOutcome::Candidates(candidates)) => candidates,
+            Ok(FindOutcome::Unsupported) => return Ok(VideoEnd::CannotLookUp),
+            Err(error) => {
+                tracing::warn!(video = %self.video.lease.video, provider = %self.video.attempt.provider, %error, "looking a submission up failed; asking again");
+                return Ok(VideoEnd::NotFoundYet);
+            }
+        };
+        match self.adopt(candidates).await? {
+            true => Ok(VideoEnd::Found),
+            false if settled => Ok(VideoEnd::NotBought),
+            false => Ok(VideoEnd::NotFoundYet),
+        }
+    }
+
+    /// Takes the first job that no other attempt owns. The database has the last word: a handle belongs to one attempt.
+    async fn adopt(&mut self, candidates: Vec<Candidate>) -> Result<bool, LeaseLost> {
+        let handles: Vec<String> = candidates.iter().map(|c| c.handle.0.clone()).collect();
+        let Ok(owned) = super::super::record::owned_handles(&self.studio.db, &self.video.attempt.provider, &handles).await
+        else {
+            return Ok(false);
+        };
+        for handle in handles.into_iter().filter(|handle| !owned.contains(handle)) {
+            let accepted = Transition::Accepted { lease: self.video.lease.clone(), handle: handle.clone() };
+            match self.studio.recorder.record(accepted).await {
+                Ok(Reply::Written) => {
+                    tracing::info!(video = %self.video.lease.video, attempt = %self.video.attempt.id, "found the job of a submission whose answer was lost");
+                    self.handle = Some(Handle(handle));
+                    return Ok(true);
+                }
+                // another attempt was quicker to take it
+                Err(NotRecorded::Refused(_)) => {}
+                Ok(_) | Err(NotRecorded::Stopped) => return Err(LeaseLost),
+            }
+        }
+        Ok(false)
+    }
+}

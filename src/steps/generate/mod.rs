@@ -1,0 +1,209 @@
+//! One video, from the claim of its job to the end of the attempt: submit, poll, store, as the rules of
+//! [`workflows::video`](freezeframe_workflows::video) say.
+//!
+//! The slot lives through all of it; the row says how far it is, so that another process can go on from there: an attempt
+//! with a handle is polled on, one that was sent and never answered is looked up, never submitted again blindly.
+
+mod act;
+mod look_up;
+mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use freezeframe_workflows::video::{self, Spent, VideoEnd, VideoNext, VideoStep};
+use rand::RngExt;
+use tokio::time::Instant;
+
+use super::Studio;
+use super::record::{AttemptEnd, Claim, ClaimedVideo, Close, Output, Reply, Transition, Verdict};
+use crate::domain::{AttemptId, AttemptState, FailureClass};
+use crate::engine::queue::Job;
+use crate::metrics;
+use crate::providers::{self, Handle, Provider};
+
+/// The third worker that dies with a video is the last one.
+const DEADLY: u32 = 3;
+/// An attempt of a model that is no longer in the catalogue may take this long.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// Somebody else holds the video now, or the recorder is gone: nothing more may be done about it here.
+#[derive(Debug)]
+struct LeaseLost;
+
+/// An attempt in progress.
+struct Attempt<'a> {
+    studio: &'a Studio,
+    video: ClaimedVideo,
+    provider: Option<Arc<dyn Provider>>,
+    deadline: Instant,
+    claimed_at: Instant,
+    handle: Option<Handle>,
+    ready: Option<providers::Output>,
+    stored: Option<Output>,
+    /// What went wrong last, in words for the customer.
+    message: Option<String>,
+    /// The provider's wish for a pause.
+    retry_after: Option<Duration>,
+    looked_up: bool,
+}
+
+/// Works on the video that the job names, until its attempt ends or this process stops.
+pub async fn generate(studio: Arc<Studio>, job: Job) {
+    let claim = Claim { ticket: job.ticket(), worker: job.worker().into(), claim_id: AttemptId::generate() };
+    match studio.recorder.record(Transition::Claim(claim)).await {
+        Ok(Reply::Claimed(video)) => Attempt::new(&studio, *video).run(job).await,
+        Ok(Reply::NothingToClaim) => job.settled(),
+        // somebody else holds the job: it is not ours to give back, and giving it back is fenced anyway
+        Ok(Reply::Written | Reply::LeaseLost) => metrics::lease_lost(),
+        Err(error) => tracing::error!(video = %job.id(), %error, "a video could not be claimed; its job goes back to the queue"),
+    }
+}
+
+impl<'a> Attempt<'a> {
+    fn new(studio: &'a Studio, video: ClaimedVideo) -> Attempt<'a> {
+        let now = Instant::now();
+        let deadline = studio.catalogue.model(&video.model).map_or(DEFAULT_DEADLINE, |model| model.deadline);
+        Attempt {
+            studio,
+            provider: studio.providers.get(&video.attempt.provider).cloned(),
+            deadline: now + deadline.saturating_sub(video.attempt.age),
+            claimed_at: now,
+            handle: video.attempt.handle.clone().map(Handle),
+            ready: None,
+            stored: None,
+            message: None,
+            retry_after: None,
+            looked_up: false,
+            video,
+        }
+    }
+
+    fn first_step(&self) -> VideoStep {
+        match (self.video.attempt.fresh, &self.handle) {
+            (true, _) => VideoStep::Submit,
+            (false, Some(_)) => VideoStep::Poll,
+            (false, None) => VideoStep::LookUp,
+        }
+    }
+
+    async fn run(mut self, job: Job) {
+        let mut step = self.first_step();
+        loop {
+            let ended = tokio::select! {
+                // a submission under way is waited for: its answer decides whether something was bought
+                () = job.stopping(), if step != VideoStep::Submit => return self.hand_over(job).await,
+                ended = self.act(step) => ended,
+            };
+            let Ok(end) = ended else { return metrics::lease_lost() };
+            let spent = Spent {
+                attempts: self.video.attempts_spent,
+                waits: self.video.waits,
+                jitter_permille: rand::rng().random_range(0..=1000),
+            };
+            match video::next(step, end, spent) {
+                Ok(VideoNext::Step(next)) => step = next,
+                Ok(VideoNext::Again(next)) => {
+                    let pause = self.pause(next);
+                    tokio::select! {
+                        () = job.stopping() => return self.hand_over(job).await,
+                        () = tokio::time::sleep(pause) => step = next,
+                    }
+                }
+                Ok(VideoNext::Succeed) => return self.close(job, end, None, None).await,
+                Ok(VideoNext::Fail(class)) => return self.close(job, end, Some(class), None).await,
+                Ok(VideoNext::RetryLater { class, delay_ms, spends_attempt }) => {
+                    return self.close(job, end, Some(class), Some((delay_ms, spends_attempt))).await;
+                }
+                Err(impossible) => {
+                    tracing::error!(video = %self.video.lease.video, %impossible, "the video stays as it is and its job goes back");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn act(&mut self, step: VideoStep) -> Result<VideoEnd, LeaseLost> {
+        let overdue = Instant::now() >= self.deadline;
+        let poisoned = self.video.deaths >= DEADLY;
+        match step {
+            VideoStep::Submit if poisoned => Ok(VideoEnd::Rejected(FailureClass::Poison)),
+            VideoStep::Submit => self.submit().await,
+            // an attempt that may have arrived is looked for at least once, however late it is
+            VideoStep::LookUp if overdue && self.looked_up => Ok(VideoEnd::DeadlinePassed),
+            VideoStep::LookUp => self.look_up().await,
+            VideoStep::Poll if poisoned => Ok(VideoEnd::ProviderFailed(FailureClass::Poison)),
+            VideoStep::Poll | VideoStep::Store if overdue => Ok(VideoEnd::DeadlinePassed),
+            VideoStep::Poll => self.poll().await,
+            VideoStep::Store => self.store().await,
+        }
+    }
+
+    /// Some variation keeps thousands of videos of one batch from asking at the same moment.
+    fn pause(&self, step: VideoStep) -> Duration {
+        let base = match step {
+            VideoStep::Poll => self.provider.as_ref().map_or(Duration::from_secs(10), |p| p.poll_interval()),
+            VideoStep::LookUp => self.studio.timing.lookup_pause,
+            VideoStep::Submit | VideoStep::Store => self.studio.timing.store_pause,
+        };
+        base.mul_f64(rand::rng().random_range(0.9..=1.1))
+    }
+
+    /// This process stops: another one goes on, and no death is counted.
+    async fn hand_over(self, job: Job) {
+        let lease = self.video.lease.clone();
+        if let Err(error) = self.studio.recorder.record(Transition::HandOver { lease }).await {
+            tracing::warn!(video = %self.video.lease.video, %error, "not handed over; the video resumes when its job is rescued");
+        }
+        drop(job);
+    }
+
+    async fn close(self, job: Job, end: VideoEnd, failure: Option<FailureClass>, retry: Option<(u64, bool)>) {
+        let state = attempt_state(end, failure);
+        let verdict = match (failure, retry, self.stored) {
+            (None, _, Some(output)) => Verdict::Succeed(output),
+            (None, _, None) => {
+                tracing::error!(video = %self.video.lease.video, "a video ended as a success without a stored file; its job goes back");
+                return;
+            }
+            (Some(_), Some((delay_ms, spends_attempt)), _) => {
+                let asked = self.retry_after.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+                Verdict::RetryLater { delay_ms: delay_ms.max(asked), spends_attempt }
+            }
+            (Some(_), None, _) => Verdict::Fail,
+        };
+        let retried = matches!(verdict, Verdict::RetryLater { .. });
+        let message = failure.map(|class| self.message.unwrap_or_else(|| freezeframe_workflows::retry::explain(class).to_owned()));
+        let close = Close {
+            lease: self.video.lease.clone(),
+            batch: self.video.batch,
+            attempt: AttemptEnd { state, handle: self.handle.map(|handle| handle.0), failure, message },
+            verdict,
+        };
+        match self.studio.recorder.record(Transition::Close(Box::new(close))).await {
+            Ok(Reply::Written) => {
+                job.settled();
+                metrics::attempt_ended(&self.video.attempt.provider, state.word());
+                match failure {
+                    None => metrics::video_succeeded(),
+                    Some(class) if !retried => metrics::video_failed(class),
+                    Some(_) => {}
+                }
+            }
+            Ok(_) => metrics::lease_lost(),
+            Err(error) => {
+                tracing::error!(video = %self.video.lease.video, %error, "the end of a video was not recorded; its job goes back to the queue");
+            }
+        }
+    }
+}
+
+/// What the attempt row says afterwards.
+fn attempt_state(end: VideoEnd, failure: Option<FailureClass>) -> AttemptState {
+    match end {
+        VideoEnd::Stored => AttemptState::Succeeded,
+        VideoEnd::Rejected(_) | VideoEnd::NotBought => AttemptState::Rejected,
+        _ if failure == Some(FailureClass::OutcomeUnknown) => AttemptState::Unresolved,
+        _ => AttemptState::Failed,
+    }
+}
