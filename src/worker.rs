@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::queue;
 use crate::engine::queue::{SlotSettings, Workers, WorkersStopped, names};
 use crate::metrics;
-use crate::engine::queue;
 use crate::steps::{self, Studio};
 
 /// Slots of each queue and the pulse of this process.
@@ -53,7 +53,9 @@ pub async fn work(
     let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
     let worked = Workers::new(studio.db.clone(), stop)
         .add(settings.slots(names::GENERATE, settings.video_slots), move |job| steps::generate(generate.clone(), job))
-        .add(settings.slots(names::FINALIZE, settings.finalize_slots), move |job| steps::finalize(finalize.clone(), job))
+        .add(settings.slots(names::FINALIZE, settings.finalize_slots), move |job| {
+            steps::finalize(finalize.clone(), job)
+        })
         .add(settings.slots(names::NOTIFY, settings.webhook_slots), move |job| steps::notify(notify.clone(), job))
         .run()
         .await;

@@ -94,7 +94,8 @@ fn model<'c>(
 ) -> Option<&'c Model> {
     let name = required(object, "model", faults)?;
     let Some(model) = catalogue.model(name) else {
-        let instead = catalogue.closest(name).map(|close| format!("; did you mean `{close}`?")).unwrap_or(".".to_owned());
+        let instead =
+            catalogue.closest(name).map(|close| format!("; did you mean `{close}`?")).unwrap_or(".".to_owned());
         let known = catalogue.models().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
         faults.add("model", format!("is not offered{instead} Offered are {known}"));
         return None;
@@ -118,18 +119,17 @@ fn prompt(object: &Map<String, Value>, model: Option<&Model>, faults: &mut Fault
     let chars = prompt.as_str().chars().count();
     match model {
         Some(model) if chars > model.max_prompt_chars as usize => {
-            faults.add("prompt", format!("has {chars} characters; `{}` takes at most {}", model.name, model.max_prompt_chars));
+            faults.add(
+                "prompt",
+                format!("has {chars} characters; `{}` takes at most {}", model.name, model.max_prompt_chars),
+            );
             None
         }
         _ => Some(prompt),
     }
 }
 
-fn custom_id(
-    object: &Map<String, Value>,
-    seen: &mut HashSet<CustomId>,
-    faults: &mut Faults<'_>,
-) -> Option<CustomId> {
+fn custom_id(object: &Map<String, Value>, seen: &mut HashSet<CustomId>, faults: &mut Faults<'_>) -> Option<CustomId> {
     match CustomId::parse(text(object, "custom_id", faults)?) {
         Ok(id) => {
             if !seen.insert(id.clone()) {

@@ -87,7 +87,10 @@ pub fn parse(
             found.truncate(MAX_FAULTS);
             Err(found)
         }
-        None => Err(vec![Wrong { pointer: "/items".to_owned(), detail: "cost more credits than can be counted".to_owned() }]),
+        None => Err(vec![Wrong {
+            pointer: "/items".to_owned(),
+            detail: "cost more credits than can be counted".to_owned(),
+        }]),
     }
 }
 

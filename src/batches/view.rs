@@ -87,7 +87,11 @@ impl From<BatchRow> for BatchView {
 ///
 /// # Errors
 /// The database's.
-pub async fn batch(conn: &mut PgConnection, tenant: TenantId, batch: BatchId) -> Result<Option<BatchView>, sqlx::Error> {
+pub async fn batch(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    batch: BatchId,
+) -> Result<Option<BatchView>, sqlx::Error> {
     let row = sqlx::query_file_as!(
         BatchRow,
         "src/batches/batches.sql",
@@ -227,12 +231,10 @@ fn failure(class: Option<&str>, message: Option<String>) -> Option<VideoFailure>
 /// # Errors
 /// The database's.
 pub async fn output_of(conn: &mut PgConnection, video: VideoId) -> Result<Option<VideoOutput>, sqlx::Error> {
-    let row = sqlx::query!(
-        "select output_key, output_bytes, output_sha256 from videos where id = $1",
-        video as VideoId
-    )
-    .fetch_optional(conn)
-    .await?;
+    let row =
+        sqlx::query!("select output_key, output_bytes, output_sha256 from videos where id = $1", video as VideoId)
+            .fetch_optional(conn)
+            .await?;
     Ok(row.and_then(|row| output(row.output_key, row.output_bytes, row.output_sha256)))
 }
 
@@ -240,13 +242,11 @@ pub async fn output_of(conn: &mut PgConnection, video: VideoId) -> Result<Option
 ///
 /// # Errors
 /// The database's.
-pub async fn settled_batch(
-    conn: &mut PgConnection,
-    id: BatchId,
-) -> Result<Option<(TenantId, BatchView)>, sqlx::Error> {
-    let tenant = sqlx::query_scalar!(r#"select tenant_id as "tenant: TenantId" from batches where id = $1"#, id as BatchId)
-        .fetch_optional(&mut *conn)
-        .await?;
+pub async fn settled_batch(conn: &mut PgConnection, id: BatchId) -> Result<Option<(TenantId, BatchView)>, sqlx::Error> {
+    let tenant =
+        sqlx::query_scalar!(r#"select tenant_id as "tenant: TenantId" from batches where id = $1"#, id as BatchId)
+            .fetch_optional(&mut *conn)
+            .await?;
     let Some(tenant) = tenant else { return Ok(None) };
     Ok(batch(conn, tenant, id).await?.map(|view| (tenant, view)))
 }

@@ -27,9 +27,10 @@ pub struct Swept {
 /// The database's.
 pub async fn sweep(db: &Database) -> Result<Swept, sqlx::Error> {
     let mut tx = db.begin().await?;
-    let mine = sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock(hashtextextended('freezeframe sweep', 7)) as "mine!""#)
-        .fetch_one(&mut *tx)
-        .await?;
+    let mine =
+        sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock(hashtextextended('freezeframe sweep', 7)) as "mine!""#)
+            .fetch_one(&mut *tx)
+            .await?;
     if !mine {
         return Ok(Swept::default());
     }
@@ -60,7 +61,12 @@ pub async fn sweep(db: &Database) -> Result<Swept, sqlx::Error> {
     queue::forget_dead_workers(&mut tx).await?;
     db::commit("sweep", tx).await?;
     if swept != Swept::default() {
-        tracing::info!(videos = swept.videos, batches = swept.batches, deliveries = swept.deliveries, "swept up lost jobs");
+        tracing::info!(
+            videos = swept.videos,
+            batches = swept.batches,
+            deliveries = swept.deliveries,
+            "swept up lost jobs"
+        );
     }
     metrics::swept("video_without_job", swept.videos);
     metrics::swept("batch_not_finalized", swept.batches);

@@ -124,5 +124,7 @@ pub async fn authenticate(conn: &mut PgConnection, key: &ApiKey) -> Result<Optio
 /// # Errors
 /// The database's; `RowNotFound` when there is no such tenant.
 pub async fn sealed_webhook_secret(conn: &mut PgConnection, tenant: TenantId) -> Result<Vec<u8>, sqlx::Error> {
-    sqlx::query_scalar!("select webhook_secret_sealed from tenants where id = $1", tenant as TenantId).fetch_one(conn).await
+    sqlx::query_scalar!("select webhook_secret_sealed from tenants where id = $1", tenant as TenantId)
+        .fetch_one(conn)
+        .await
 }

@@ -39,7 +39,8 @@ impl Attempt<'_> {
     /// Takes the first job that no other attempt owns. The database has the last word: a handle belongs to one attempt.
     async fn adopt(&mut self, candidates: Vec<Candidate>) -> Result<bool, LeaseLost> {
         let handles: Vec<String> = candidates.iter().map(|c| c.handle.0.clone()).collect();
-        let Ok(owned) = super::super::record::owned_handles(&self.studio.db, &self.video.attempt.provider, &handles).await
+        let Ok(owned) =
+            super::super::record::owned_handles(&self.studio.db, &self.video.attempt.provider, &handles).await
         else {
             return Ok(false);
         };

@@ -56,7 +56,9 @@ pub async fn generate(studio: Arc<Studio>, job: Job) {
         Ok(Reply::NothingToClaim) => job.settled(),
         // somebody else holds the job: it is not ours to give back, and giving it back is fenced anyway
         Ok(Reply::Written | Reply::LeaseLost) => metrics::lease_lost(),
-        Err(error) => tracing::error!(video = %job.id(), %error, "a video could not be claimed; its job goes back to the queue"),
+        Err(error) => {
+            tracing::error!(video = %job.id(), %error, "a video could not be claimed; its job goes back to the queue")
+        }
     }
 }
 
@@ -173,7 +175,8 @@ impl<'a> Attempt<'a> {
             (Some(_), None, _) => Verdict::Fail,
         };
         let retried = matches!(verdict, Verdict::RetryLater { .. });
-        let message = failure.map(|class| self.message.unwrap_or_else(|| freezeframe_workflows::retry::explain(class).to_owned()));
+        let message = failure
+            .map(|class| self.message.unwrap_or_else(|| freezeframe_workflows::retry::explain(class).to_owned()));
         let close = Close {
             lease: self.video.lease.clone(),
             batch: self.video.batch,

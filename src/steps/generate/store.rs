@@ -15,8 +15,10 @@ impl Attempt<'_> {
         };
         let copied = tokio::time::timeout_at(self.deadline, async {
             let stream = provider.fetch(&output).await.map_err(|error| fetch_failure(&error))?;
-            let key = ObjectKey::video(self.video.tenant, self.video.batch, self.video.lease.video, self.video.attempt.id);
-            let stored = self.studio.storage.put_video(&key, stream, None).await.map_err(|error| store_failure(&error))?;
+            let key =
+                ObjectKey::video(self.video.tenant, self.video.batch, self.video.lease.video, self.video.attempt.id);
+            let stored =
+                self.studio.storage.put_video(&key, stream, None).await.map_err(|error| store_failure(&error))?;
             Ok((key, stored))
         });
         match copied.await {
@@ -47,7 +49,9 @@ fn fetch_failure(error: &FetchError) -> (FailureClass, String) {
 fn store_failure(error: &StoreError<FetchError>) -> (FailureClass, String) {
     match error {
         StoreError::Source(error) => fetch_failure(error),
-        StoreError::Length { .. } | StoreError::NotAVideo(_) | StoreError::TooLarge { .. } => (FailureClass::ProviderFault, error.to_string()),
+        StoreError::Length { .. } | StoreError::NotAVideo(_) | StoreError::TooLarge { .. } => {
+            (FailureClass::ProviderFault, error.to_string())
+        }
         StoreError::Store { .. } => (FailureClass::StorageFault, "Our object store did not take the file.".to_owned()),
     }
 }
