@@ -70,7 +70,7 @@ pub struct WebhooksConfig {
 /// Where finished videos are kept.
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
-    /// `file:///directory` or `s3://bucket/prefix`.
+    /// `file:///directory`, `s3://bucket/prefix` or, for tests, `memory://`.
     pub url: Url,
     /// How long a download link works.
     pub link_ttl: Duration,
@@ -186,7 +186,8 @@ pub(super) fn read_storage(reader: &mut Reader) -> StorageDraft {
     let target = section.text("url");
     let url = target.as_deref().and_then(storage_target);
     if target.is_some() && url.is_none() {
-        section.problem("url", "must be a path, file:///DIRECTORY or s3://BUCKET/PREFIX, without a password");
+        section
+            .problem("url", "must be a path, file:///DIRECTORY, s3://BUCKET/PREFIX or memory://, without a password");
     }
     let draft = StorageDraft {
         url,
@@ -206,6 +207,7 @@ fn storage_target(text: &str) -> Option<Url> {
     let known = match url.scheme() {
         "file" => !url.has_host(),
         "s3" => url.has_host(),
+        "memory" => true,
         _ => false,
     };
     Some(url).filter(|url| known && url.username().is_empty() && url.password().is_none())

@@ -156,6 +156,19 @@ fn no_secret_is_ever_shown() {
 }
 
 #[test]
+fn a_storage_target_is_a_path_or_a_known_kind_of_url() {
+    let target = |text: &str| load(&format!("[storage]\nurl = {text:?}")).storage.url.to_string();
+    assert_eq!(target("/var/lib/films"), "file:///var/lib/films/");
+    assert_eq!(target("file:///var/lib/films"), "file:///var/lib/films");
+    assert_eq!(target("s3://bucket/prefix"), "s3://bucket/prefix");
+    assert_eq!(target("memory://"), "memory://");
+    for wrong in ["s3://", "s3://key:secret@bucket/x", "file://host/x", "https://example.com/"] {
+        let found = problems(&format!("[storage]\nurl = {wrong:?}"), &[]).join("\n");
+        assert!(found.contains("`storage.url` must be") && !found.contains("secret"), "{wrong}: {found}");
+    }
+}
+
+#[test]
 fn a_key_variable_may_have_our_prefix_and_may_be_absent() {
     let text = format!("{ACCOUNT}{MODEL}").replace("MAIN_KEY", "FREEZEFRAME_MAIN_KEY");
     let config = Config::from_sources(&text, variables(&[("FREEZEFRAME_MAIN_KEY", " k \n")])).unwrap();
