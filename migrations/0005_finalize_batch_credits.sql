@@ -21,10 +21,11 @@ begin
     end if;
 
     if b.finished_at is null then
-        select count(s.video_id), coalesce(sum(s.amount) filter (where s.outcome = 'charged'), 0)
+        -- a look-up for each video: a join could be planned as a walk over every settlement there is
+        select count((x.s).video_id), coalesce(sum((x.s).amount) filter (where (x.s).outcome = 'charged'), 0)
             into settled, owed
-            from videos v join settlements s on s.video_id = v.id
-            where v.batch_id = p_batch;
+            from (select (select s from settlements s where s.video_id = v.id) as s
+                from videos v where v.batch_id = p_batch) x;
         if settled <> b.total or b.succeeded + b.failed <> b.total then
             raise exception 'batch_not_complete: batch % has % videos, % settled, % counted',
                 p_batch, b.total, settled, b.succeeded + b.failed using errcode = 'P0002';

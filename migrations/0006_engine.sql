@@ -12,7 +12,7 @@ create table workers (
     -- new at every start: a name that was used before could keep a dead process's jobs looking alive
     name text primary key,
     queue text not null,
-    slots integer not null check (slots > 0),
+    slots integer not null check (slots >= 0),
     started_at timestamptz not null default now(),
     seen_at timestamptz not null default now()
 );

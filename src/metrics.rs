@@ -47,6 +47,7 @@ metrics! {
     QUEUE_JOBS = "freezeframe_queue_jobs" Gauge "Jobs in the queue, by queue and state: waiting, held.";
     RECORDER_FLUSH_SECONDS = "freezeframe_recorder_flush_seconds" Histogram "Duration of a group commit.";
     RECORDER_TRANSITIONS = "freezeframe_recorder_transitions_total" Counter "Transitions written by group commits.";
+    HEARTBEAT_GAP_SECONDS = "freezeframe_heartbeat_gap_seconds" Histogram "Time between two heartbeats of a worker, by queue.";
     SCHEDULER_LEADER = "freezeframe_scheduler_leader" Gauge "1 while this process leads the scheduler.";
     SCHEDULER_ROUND_SECONDS = "freezeframe_scheduler_round_seconds" Histogram "Duration of a scheduling round.";
     WEBHOOK_ATTEMPTS = "freezeframe_webhook_attempts_total" Counter "Webhook deliveries tried, by result.";
@@ -180,6 +181,11 @@ pub fn queue_jobs(queue: &'static str, waiting: i64, held: i64) {
 pub fn recorder_flush(transitions: usize, took: Duration) {
     counter!(RECORDER_TRANSITIONS).increment(transitions as u64);
     histogram!(RECORDER_FLUSH_SECONDS).record(took);
+}
+
+/// `queue` is a queue's constant name.
+pub fn heartbeat_gap(queue: &'static str, gap: Duration) {
+    histogram!(HEARTBEAT_GAP_SECONDS, "queue" => queue).record(gap);
 }
 
 pub fn scheduler_leads(leads: bool) {

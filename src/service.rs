@@ -67,12 +67,7 @@ impl Store {
         let store = match &config.database_url {
             Some(url) => Store { url: url.expose().to_owned(), embedded: None },
             None => {
-                let embedded = Embedded::start(EmbeddedSettings {
-                    root: config.data_dir.join("postgres"),
-                    bin_dir: config.postgres_bin_dir.clone(),
-                    run_as: config.postgres_run_as.clone(),
-                })
-                .await?;
+                let embedded = start_embedded(config).await?;
                 db::create_database(&embedded.url("postgres"), EMBEDDED_DATABASE, None).await?;
                 Store { url: embedded.url(EMBEDDED_DATABASE), embedded: Some(embedded) }
             }
@@ -81,9 +76,51 @@ impl Store {
         Ok(store)
     }
 
+    /// A new database of that name on the same server, for a run that must not touch the real one; an old one of that
+    /// name is removed.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_scratch(config: &Config, name: &str) -> Result<Store> {
+        let (admin, embedded) = match &config.database_url {
+            Some(url) => (url.expose().to_owned(), None),
+            None => {
+                let embedded = start_embedded(config).await?;
+                (embedded.url("postgres"), Some(embedded))
+            }
+        };
+        db::drop_database(&admin, name).await?;
+        db::create_database(&admin, name, None).await?;
+        let mut url = Url::parse(&admin).context("the address of the database")?;
+        url.set_path(name);
+        let store = Store { url: url.to_string(), embedded };
+        db::migrate(&store.url).await.context("the database could not be migrated")?;
+        Ok(store)
+    }
+
+    /// Removes the database that [`Store::open_scratch`] made.
+    ///
+    /// # Errors
+    /// When it could not be removed.
+    pub async fn drop_scratch(self) -> Result<()> {
+        let mut admin = Url::parse(&self.url).context("the address of the database")?;
+        let name = admin.path().trim_start_matches('/').to_owned();
+        admin.set_path("postgres");
+        db::drop_database(admin.as_str(), &name).await?;
+        self.release().await
+    }
+
     /// The address of the database. May hold a password.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Connects as the owner of the tables: for migrations and measurements only.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn connect_as_owner(&self) -> Result<Database> {
+        Database::connect(&DatabaseSettings { max_connections: 4, ..DatabaseSettings::new(&self.url) }).await
     }
 
     /// Connects as the application's role.
@@ -112,6 +149,15 @@ impl Store {
         }
         Ok(())
     }
+}
+
+async fn start_embedded(config: &Config) -> Result<Embedded> {
+    Embedded::start(EmbeddedSettings {
+        root: config.data_dir.join("postgres"),
+        bin_dir: config.postgres_bin_dir.clone(),
+        run_as: config.postgres_run_as.clone(),
+    })
+    .await
 }
 
 /// Parts that a caller may bring along instead of those that the settings describe.
@@ -227,7 +273,7 @@ impl Service {
             catalogue,
             providers: Arc::new(providers),
             storage,
-            courier: Courier::new(client, self.master.clone()),
+            courier: Courier::new(client, (*self.master).clone()),
             timing: AttemptTiming {
                 lookup_settle: config.attempts.lookup_settle,
                 lookup_pause: config.attempts.lookup_pause,

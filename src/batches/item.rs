@@ -118,7 +118,7 @@ fn prompt(object: &Map<String, Value>, model: Option<&Model>, faults: &mut Fault
     };
     let chars = prompt.as_str().chars().count();
     match model {
-        Some(model) if chars > model.max_prompt_chars as usize => {
+        Some(model) if chars > model.max_prompt_chars => {
             faults.add(
                 "prompt",
                 format!("has {chars} characters; `{}` takes at most {}", model.name, model.max_prompt_chars),

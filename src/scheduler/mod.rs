@@ -143,7 +143,7 @@ impl Scheduler {
             return Ok(Round { waiting, released: 0 });
         }
         let dead_after_ms = i64::try_from(self.settings.worker_dead_after.as_millis()).unwrap_or(i64::MAX);
-        let slots = queue::free_slots(&mut conn, queue::names::GENERATE, dead_after_ms).await? - in_flight;
+        let slots = queue::living_slots(&mut conn, queue::names::GENERATE, dead_after_ms).await? - in_flight;
         drop(conn);
         let videos = u32::try_from(slots.max(0)).unwrap_or(u32::MAX).min(self.settings.wave);
         let mut budget = Budget::new(videos, &lanes, &self.plan, &mut self.paces);

@@ -3,10 +3,8 @@
 use sqlx::PgConnection;
 
 use super::{ApiKey, WebhookSecret};
-use crate::db::{ActError, Database};
+use crate::domain::TenantId;
 use crate::domain::master_key::MasterKey;
-use crate::domain::{Credits, GrantSource, TenantId};
-use crate::ledger::{self, LedgerError, Stamp};
 
 /// Whom a request speaks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,80 +20,77 @@ pub struct NewTenant {
     pub tenant: Tenant,
     pub api_key: ApiKey,
     pub webhook_secret: WebhookSecret,
-    pub granted: Credits,
 }
 
-/// A tenant that was not created or not read.
-#[derive(Debug, thiserror::Error)]
-pub enum TenantError {
-    #[error("{0}")]
-    Invalid(String),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
-}
+/// Why a tenant cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidTenant(pub String);
 
-impl ActError for TenantError {
-    fn database_error(&self) -> Option<&sqlx::Error> {
-        match self {
-            TenantError::Database(error) | TenantError::Ledger(LedgerError::Database(error)) => Some(error),
-            TenantError::Invalid(_) | TenantError::Ledger(_) => None,
+impl NewTenant {
+    /// A tenant with new secrets, not stored yet.
+    ///
+    /// # Errors
+    /// [`InvalidTenant`] for an empty name or a limit of zero.
+    pub fn draft(name: &str, videos_per_minute: u32, max_in_flight: u32) -> Result<NewTenant, InvalidTenant> {
+        let name = name.trim();
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err(InvalidTenant("a tenant needs a name without control characters".to_owned()));
+        }
+        for (what, limit) in [("videos per minute", videos_per_minute), ("videos in flight", max_in_flight)] {
+            if limit == 0 || i32::try_from(limit).is_err() {
+                return Err(InvalidTenant(format!("{what} must be between 1 and {}", i32::MAX)));
+            }
+        }
+        let tenant = Tenant { id: TenantId::generate(), name: name.to_owned(), videos_per_minute, max_in_flight };
+        Ok(NewTenant { tenant, api_key: ApiKey::generate(), webhook_secret: WebhookSecret::generate() })
+    }
+
+    /// What the database keeps of it: no secret in plaintext.
+    pub fn stored(&self, master: &MasterKey) -> StoredTenant {
+        StoredTenant {
+            tenant: self.tenant.clone(),
+            key_hash: self.api_key.hash(),
+            key_hint: self.api_key.hint(),
+            webhook_secret_sealed: self.webhook_secret.seal(master, self.tenant.id),
         }
     }
 }
 
-/// Creates a tenant with its key, its webhook secret, its wallets and, if any, its first credits: one act.
+/// A tenant as the database keeps it.
+#[derive(Clone, Debug)]
+pub struct StoredTenant {
+    pub tenant: Tenant,
+    key_hash: [u8; 32],
+    key_hint: String,
+    webhook_secret_sealed: Vec<u8>,
+}
+
+/// Writes a new tenant and its key.
 ///
 /// # Errors
-/// [`TenantError::Invalid`] for an empty name or a limit of zero; otherwise the database's.
-pub async fn create(
-    db: &Database,
-    master: &MasterKey,
-    (name, videos_per_minute, max_in_flight): (&str, u32, u32),
-    (credits, source): (Credits, GrantSource),
-) -> Result<NewTenant, TenantError> {
-    let name = name.trim();
-    if name.is_empty() || name.chars().any(char::is_control) {
-        return Err(TenantError::Invalid("a tenant needs a name without control characters".to_owned()));
-    }
-    let limit = |value: u32, what: &str| match i32::try_from(value) {
-        Ok(limit) if limit > 0 => Ok(limit),
-        _ => Err(TenantError::Invalid(format!("{what} must be between 1 and {}", i32::MAX))),
-    };
-    let (rate, in_flight) = (limit(videos_per_minute, "videos per minute")?, limit(max_in_flight, "videos in flight")?);
-    let tenant = Tenant { id: TenantId::generate(), name: name.to_owned(), videos_per_minute, max_in_flight };
-    let (api_key, webhook_secret) = (ApiKey::generate(), WebhookSecret::generate());
-    let (id, name) = (tenant.id, tenant.name.clone());
-    let (hash, hint, sealed) = (api_key.hash().to_vec(), api_key.hint(), webhook_secret.seal(master, id));
-    let request_id = format!("tenant-create-{}", id.bare());
-    db.act("create tenant", move |tx| {
-        let (name, hash, hint, sealed, request_id) =
-            (name.clone(), hash.clone(), hint.clone(), sealed.clone(), request_id.clone());
-        Box::pin(async move {
-            sqlx::query!(
-                "insert into tenants (id, name, videos_per_minute, max_in_flight, webhook_secret_sealed) values ($1, $2, $3, $4, $5)",
-                id as TenantId,
-                name,
-                rate,
-                in_flight,
-                sealed,
-            )
-            .execute(&mut **tx)
-            .await?;
-            sqlx::query!("insert into api_keys (hash, tenant_id, hint) values ($1, $2, $3)", hash, id as TenantId, hint)
-                .execute(&mut **tx)
-                .await?;
-            ledger::open_wallets(tx, id).await?;
-            if !credits.is_zero() {
-                let stamp = Stamp { actor: "operator", reason: "opening_balance", request_id: &request_id };
-                ledger::grant(tx, id, source, credits, stamp).await?;
-            }
-            Ok::<_, TenantError>(())
-        })
-    })
+/// The database's.
+pub async fn insert(conn: &mut PgConnection, stored: &StoredTenant) -> Result<(), sqlx::Error> {
+    let Tenant { id, name, videos_per_minute, max_in_flight } = &stored.tenant;
+    sqlx::query!(
+        "insert into tenants (id, name, videos_per_minute, max_in_flight, webhook_secret_sealed) values ($1, $2, $3, $4, $5)",
+        *id as TenantId,
+        name,
+        videos_per_minute.cast_signed(),
+        max_in_flight.cast_signed(),
+        stored.webhook_secret_sealed,
+    )
+    .execute(&mut *conn)
     .await?;
-    Ok(NewTenant { tenant, api_key, webhook_secret, granted: credits })
+    sqlx::query!(
+        "insert into api_keys (hash, tenant_id, hint) values ($1, $2, $3)",
+        &stored.key_hash[..],
+        *id as TenantId,
+        stored.key_hint,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// The tenant of a key that is in force. The key was parsed before, so a mistyped one never gets here.
@@ -117,14 +112,4 @@ pub async fn authenticate(conn: &mut PgConnection, key: &ApiKey) -> Result<Optio
         videos_per_minute: row.videos_per_minute.unsigned_abs(),
         max_in_flight: row.max_in_flight.unsigned_abs(),
     }))
-}
-
-/// The tenant's webhook secret as it is stored; open it with [`WebhookSecret::open`].
-///
-/// # Errors
-/// The database's; `RowNotFound` when there is no such tenant.
-pub async fn sealed_webhook_secret(conn: &mut PgConnection, tenant: TenantId) -> Result<Vec<u8>, sqlx::Error> {
-    sqlx::query_scalar!("select webhook_secret_sealed from tenants where id = $1", tenant as TenantId)
-        .fetch_one(conn)
-        .await
 }

@@ -6,6 +6,9 @@ use apalis_postgres::queries;
 use sqlx::PgConnection;
 use ulid::Ulid;
 
+/// Told the name of a queue when jobs were pushed to it. A lost notification costs one poll interval, nothing else.
+pub(super) const INSERT_CHANNEL: &str = "freezeframe_jobs";
+
 /// A fetched job as its holder knows it: the fence of everything done about the job row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket {
@@ -49,7 +52,12 @@ pub async fn push(conn: &mut PgConnection, queue: &str, ids: &[Ulid], when: RunA
         .iter()
         .map(|id| TaskBuilder::new(b"{}".to_vec()).task_id(TaskId::from_ulid(*id)).run_at_timestamp(run_at).build())
         .collect();
-    queries::push_tasks(conn, queue, tasks).await.map_err(database)
+    queries::push_tasks(&mut *conn, queue, tasks).await.map_err(database)?;
+    if when == RunAt::Now {
+        // one for all rows; the trigger that notifies for each is off
+        sqlx::query!("select pg_notify($1, $2)", INSERT_CHANNEL, queue).execute(conn).await?;
+    }
+    Ok(())
 }
 
 /// Pushes a job for each id that has none; answers how many were missing.
@@ -131,11 +139,11 @@ pub async fn depth(conn: &mut PgConnection, queue: &str) -> Result<(i64, i64), s
     Ok((row.waiting, row.held))
 }
 
-/// Slots of the queue's living workers.
+/// Slots of the queue's living workers, free or not.
 ///
 /// # Errors
 /// The database's.
-pub async fn free_slots(conn: &mut PgConnection, queue: &str, dead_after_ms: i64) -> Result<i64, sqlx::Error> {
+pub async fn living_slots(conn: &mut PgConnection, queue: &str, dead_after_ms: i64) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select coalesce(sum(slots), 0)::bigint as "slots!" from workers
            where queue = $1 and seen_at > now() - $2 * interval '1 ms'"#,

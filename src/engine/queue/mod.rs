@@ -16,7 +16,7 @@ mod pulse;
 mod slots;
 
 pub use backend::{Workers, WorkersStopped};
-pub use jobs::{RunAt, Ticket, ack, depth, forget_dead_workers, free_slots, push, push_missing, still_held};
+pub use jobs::{RunAt, Ticket, ack, depth, forget_dead_workers, living_slots, push, push_missing, still_held};
 pub use slots::{Job, SlotSettings};
 
 /// Queue names are stable words, never Rust type paths: a rename of code must not orphan jobs.

@@ -1,18 +1,18 @@
 //! The pulse of a worker: heartbeat, rescue of dead workers' jobs, return of unsettled ones, wake-ups by notification.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apalis_postgres::queries;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::jobs::INSERT_CHANNEL;
 use super::slots::SlotPool;
+use crate::metrics;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const LISTEN_PAUSE: Duration = Duration::from_millis(500);
-/// The channel on which apalis' insert trigger notifies.
-const INSERT_CHANNEL: &str = "apalis::job::insert";
 
 /// Starts the pulse on an operating system thread of its own: no handler, however busy, delays a heartbeat.
 ///
@@ -29,6 +29,7 @@ pub(super) fn start(pool: Arc<SlotPool>) -> std::io::Result<()> {
 /// Beats until the pool is stopped and drained, so that a stopping worker's last jobs are neither lost nor rescued.
 async fn pulse(pool: Arc<SlotPool>) {
     let mut connection = None;
+    let mut last_beat = Instant::now();
     let mut tick = interval(pool.settings.heartbeat);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -41,7 +42,10 @@ async fn pulse(pool: Arc<SlotPool>) {
                 pool.waker.wake();
                 return;
             }
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => {
+                metrics::heartbeat_gap(pool.settings.queue, last_beat.elapsed());
+                last_beat = Instant::now();
+            }
             failed => {
                 connection = None;
                 let error = match failed {
@@ -75,12 +79,14 @@ async fn beat(pool: &SlotPool, connection: &mut Option<PgConnection>) -> Result<
         pool.worker,
         pool.settings.queue,
         // a stopping worker offers nothing any more
-        if pool.stop.is_cancelled() { 1 } else { i32::try_from(pool.settings.slots).unwrap_or(i32::MAX) },
+        if pool.stop.is_cancelled() { 0 } else { i32::try_from(pool.settings.slots).unwrap_or(i32::MAX) },
     )
     .execute(&mut *conn)
     .await?;
     pool.registered.cancel();
-    queries::reenqueue_orphaned(conn, pool.settings.queue, pool.settings.dead_after.as_secs())
+    // whole seconds only: rounded up, or a limit below a second would rob the living
+    let dead_after_secs = pool.settings.dead_after.as_secs_f64().ceil() as u64;
+    queries::reenqueue_orphaned(conn, pool.settings.queue, dead_after_secs)
         .await
         .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
     give_back(pool, conn).await
@@ -113,16 +119,15 @@ async fn give_back(pool: &SlotPool, conn: &mut PgConnection) -> Result<(), sqlx:
     Ok(())
 }
 
-/// Wakes the fetch when a job is inserted. A lost notification costs one poll interval, nothing else.
+/// Wakes the fetch when jobs were pushed. A lost notification costs one poll interval, nothing else.
 pub(super) async fn listen(pool: Arc<SlotPool>) {
-    let ours = format!("\"{}\"", pool.settings.queue);
     while !pool.stop.is_cancelled() {
         let run = async {
             let mut listener = pool.db.listener().await?;
             listener.listen(INSERT_CHANNEL).await?;
             pool.wake.notify_one(); // whatever was inserted before LISTEN took effect
             loop {
-                if listener.recv().await?.payload().contains(&ours) {
+                if listener.recv().await?.payload() == pool.settings.queue {
                     pool.wake.notify_one();
                 }
             }

@@ -93,7 +93,7 @@ pub(super) async fn write(
             lease: Lease {
                 video: row.id,
                 epoch: row.epoch,
-                attempt: row.live_n.unwrap_or(row.attempts_made),
+                attempt: row.attempt,
                 ticket: claim.ticket,
                 worker: worker.clone(),
             },

@@ -1,0 +1,9 @@
+-- What apalis' job table does for every row, and we need only once for many, or not at all.
+--
+-- The insert trigger notifies row by row; our push notifies once for all the rows of its statement. Two indexes repeat
+-- others to the letter (`unique_job_id` the primary key, `lidx` the one on `lock_by`) and every video's job would pay for
+-- them at its insert, its fetch and its end.
+
+alter table apalis.jobs disable trigger notify_workers;
+drop index if exists apalis.unique_job_id;
+drop index if exists apalis.lidx;
