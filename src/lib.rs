@@ -5,7 +5,7 @@
 pub mod cli;
 //pub mod service;
 // floor 7
-//pub mod api;
+pub mod api;
 pub mod worker;
 // floor 6
 pub mod steps;
