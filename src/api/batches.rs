@@ -64,6 +64,9 @@ impl BatchesApi {
         body: JsonBody<VideoBatchRequest>,
     ) -> Result<Submitted, ApiError> {
         let body = body.read(state.max_body_bytes).await?;
+        if body.is_empty() {
+            return Err(ApiError::empty_body());
+        }
         let header_keys = header_keys(headers);
         match submit(state, caller.0.id, body, header_keys).await? {
             Admitted::New(receipt) => {
@@ -102,7 +105,7 @@ impl BatchesApi {
     ///
     /// Counts and credits are of one moment: `total = waiting + in_progress + succeeded + failed` and
     /// `frozen = charged + refunded + held`, always.
-    #[oai(path = "/video-batch/{batch_id}", method = "get", operation_id = "getVideoBatch")]
+    #[oai(path = "/video-batch/:batch_id", method = "get", operation_id = "getVideoBatch")]
     async fn get(
         &self,
         caller: Caller,

@@ -90,6 +90,10 @@ impl ApiError {
         ApiError::new(Kind::BodyTooLarge, detail).header(header::CONNECTION, "close")
     }
 
+    pub fn empty_body() -> ApiError {
+        ApiError::new(Kind::NotJson, "the body is empty; send a JSON object with `items`")
+    }
+
     /// The body ended early or could not be read.
     pub fn unreadable_body() -> ApiError {
         ApiError::new(Kind::NotJson, "the body could not be read to its end")
@@ -103,6 +107,7 @@ impl ApiError {
     pub fn invalid_order(wrong: Vec<Wrong>) -> ApiError {
         let places = wrong.len();
         let detail = match wrong.first() {
+            Some(first) if places == 1 && first.pointer.is_empty() => format!("{}; nothing was frozen", first.detail),
             Some(first) if places == 1 => format!("`{}` {}; nothing was frozen", first.pointer, first.detail),
             _ => format!("{places} things are wrong with the batch, see `errors`; nothing was frozen"),
         };
@@ -192,12 +197,11 @@ impl ApiError {
     }
 }
 
-/// The framework's words without its name of the type.
+/// The framework's words without its names of types: `failed to parse "limit": WORDS (occurred while parsing "optional")`.
 fn plain(reason: &str) -> &str {
-    reason
-        .strip_prefix("failed to parse \"")
-        .and_then(|rest| rest.split_once("\": "))
-        .map_or(reason, |(_, words)| words)
+    let words = reason.strip_prefix("failed to parse \"").and_then(|rest| rest.split_once("\": "));
+    let words = words.map_or(reason, |(_, words)| words);
+    words.split_once(" (occurred while parsing \"").map_or(words, |(words, _)| words)
 }
 
 tokio::task_local! {

@@ -139,9 +139,12 @@ pub fn routes(state: ApiState) -> impl Endpoint<Output = Response> + 'static {
     observe::Observed(routes)
 }
 
+fn api() -> Api {
+    (batches::BatchesApi, videos::VideosApi, ledger::LedgerApi, wallet::WalletApi, models::ModelsApi)
+}
+
 fn service() -> OpenApiService<Operations<Api>, ()> {
-    let api = (batches::BatchesApi, videos::VideosApi, ledger::LedgerApi, wallet::WalletApi, models::ModelsApi);
-    OpenApiService::new(Operations::new(api, PREFIX), "Freezeframe", env!("CARGO_PKG_VERSION"))
+    OpenApiService::new(Operations::new(api(), PREFIX), "Freezeframe", env!("CARGO_PKG_VERSION"))
         .description(include_str!("about.md"))
         .url_prefix(PREFIX)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use poem::endpoint::{BoxEndpoint, make_sync};
 use poem::error::ResponseError as _;
 use poem::http::Method;
+use poem::http::header::{CACHE_CONTROL, HeaderValue};
 use poem::{Endpoint, EndpointExt as _, Request, Response};
 use poem_openapi::OpenApi;
 use poem_openapi::registry::{MetaApi, MetaParamIn, MetaPath, Registry};
@@ -136,6 +137,8 @@ impl Endpoint for Operation {
             Some(error) => error.as_response(),
             None => self.endpoint.call(request).await.unwrap_or_else(ApiError::from_framework),
         };
+        // a tenant's own data, and true for a moment only
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response.set_data(RoutePattern(self.pattern.clone()));
         Ok(response)
     }

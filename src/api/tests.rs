@@ -1,8 +1,12 @@
 //! The document: what it promises of every operation.
 
+use std::collections::HashMap;
+
+use poem_openapi::OpenApi as _;
 use serde_json::Value;
 
-use super::openapi_json;
+use super::operations::Operations;
+use super::{Api, PREFIX, api, openapi_json};
 
 /// Operations that anybody may call. This list may only get shorter.
 const PUBLIC: [&str; 0] = [];
@@ -25,6 +29,19 @@ fn every_operation_demands_a_key() {
         let security = operation["security"].as_array().unwrap_or_else(|| panic!("{name} demands nothing"));
         assert!(!security.is_empty() && security.iter().all(|scheme| scheme.get("ApiKey").is_some()), "{name}");
         assert!(operation["responses"].get("401").is_some(), "{name} does not document 401");
+    }
+}
+
+#[test]
+fn every_documented_path_is_routed_and_takes_what_its_pattern_says() {
+    let mut routes = HashMap::new();
+    Operations::new(api(), PREFIX).add_routes(&mut routes);
+    let documented = Operations::<Api>::meta().into_iter().flat_map(|api| api.paths).count();
+    assert_eq!(routes.len(), documented, "{:?}", routes.keys());
+    for (name, operation) in operations() {
+        let in_path = name.matches('{').count();
+        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+        assert_eq!(parameters.iter().filter(|parameter| parameter["in"] == "path").count(), in_path, "{name}");
     }
 }
 

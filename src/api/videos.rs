@@ -30,7 +30,7 @@ impl VideosApi {
     ///
     /// In the order of the items. A finished video has a link to its file as soon as it is stored, while the others are
     /// still being made. Follow `next_cursor` until it is absent.
-    #[oai(path = "/video-batch/{batch_id}/videos", method = "get", operation_id = "listVideos")]
+    #[oai(path = "/video-batch/:batch_id/videos", method = "get", operation_id = "listVideos")]
     async fn list(
         &self,
         caller: Caller,

@@ -97,7 +97,8 @@ async fn an_answer_that_is_no_error_is_left_alone() {
 async fn the_framework_s_own_errors_name_the_parameter() {
     let error = poem_openapi::error::ParseParamError {
         name: "limit",
-        reason: "failed to parse \"limit\": must be a whole number from 1 to 1000".to_owned(),
+        reason: "failed to parse \"limit\": must be a whole number from 1 to 1000 (occurred while parsing \"optional_limit\")"
+            .to_owned(),
     };
     let (response, body) = answered(async { ApiError::from_framework(error.into()) }).await;
     assert_eq!(response.status().as_u16(), 400);
