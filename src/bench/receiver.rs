@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use poem::listener::{Acceptor, Listener, TcpListener};
+use poem::listener::TcpAcceptor;
 use poem::http::StatusCode;
 use poem::web::Data;
 use poem::{EndpointExt, Route, Server, handler, post};
@@ -35,10 +35,9 @@ async fn receive(told: Data<&Told>, body: poem::web::Json<serde_json::Value>) ->
 pub(super) async fn start() -> Result<(String, watch::Receiver<usize>)> {
     let (count, counted) = watch::channel(0);
     let told = Told { batches: Arc::default(), count };
-    let acceptor = TcpListener::bind("127.0.0.1:0").into_acceptor().await?;
-    let address = acceptor.local_addr().first().map(ToString::to_string).unwrap_or_default();
-    let url = format!("{}/hook", address.replace("tcp://", "http://"));
-    let url = if url.starts_with("http") { url } else { format!("http://{url}") };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/hook", listener.local_addr()?);
+    let acceptor = TcpAcceptor::from_tokio(listener)?;
     let app = Route::new().at("/hook", post(receive)).data(told);
     tokio::spawn(Server::new_with_acceptor(acceptor).run(app));
     Ok((url, counted))
