@@ -49,7 +49,8 @@ impl From<sqlx::Error> for ReconcileError {
 pub async fn reconcile(db: &Database) -> Result<Reconciliation, ReconcileError> {
     let mut tx = db.begin().await?;
     // a comparison of everything may take longer than any other statement is allowed to
-    tx.execute("set transaction isolation level repeatable read, read only; set local statement_timeout = '15min'").await?;
+    tx.execute("set transaction isolation level repeatable read, read only; set local statement_timeout = '15min'")
+        .await?;
     let books = ledger::books(&mut tx).await?;
     let mut differences = ledger::differences(&mut tx).await?;
     let beyond = sqlx::query_file_as!(Difference, "src/billing/reconcile.sql").fetch_all(&mut *tx).await?;

@@ -25,7 +25,11 @@ use crate::config::{Config, LogConfig};
 use crate::telemetry;
 
 #[derive(Parser)]
-#[command(name = "freezeframe", version, about = "Batch video generation that freezes the price and refunds every failure")]
+#[command(
+    name = "freezeframe",
+    version,
+    about = "Batch video generation that freezes the price and refunds every failure"
+)]
 struct Cli {
     /// The settings file [default: what FREEZEFRAME_CONFIG names, else freezeframe.toml if it is there]
     #[arg(long, global = true, value_name = "FILE")]

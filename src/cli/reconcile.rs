@@ -57,5 +57,9 @@ fn report(found: &Reconciliation) -> String {
         table.row([difference.what.clone(), difference.id.clone(), stored, expected]);
     }
     let found = count(found.differences.len(), "difference");
-    format!("{}\n\n{}\n\n{found}: a person must look; correct money by an adjustment only", accounts.render(), table.render())
+    format!(
+        "{}\n\n{}\n\n{found}: a person must look; correct money by an adjustment only",
+        accounts.render(),
+        table.render()
+    )
 }

@@ -101,7 +101,10 @@ fn show(new: &NewTenant, as_json: bool) -> Result<()> {
         output::line(&format!("api_key         {}", api_key.expose()))?;
         output::line(&format!("webhook_secret  {}", webhook_secret.expose()))?;
         output::line(&format!("credits         {}", amount(granted.get())))?;
-        output::line(&format!("limits          {} videos per minute, {} at once", tenant.videos_per_minute, tenant.max_in_flight))?;
+        output::line(&format!(
+            "limits          {} videos per minute, {} at once",
+            tenant.videos_per_minute, tenant.max_in_flight
+        ))?;
     }
     eprintln!("keep the key and the secret now: they are shown this once and cannot be shown again");
     Ok(())

@@ -61,7 +61,6 @@ pub(super) struct Money {
 pub(super) struct Video {
     pub(super) custom_id: String,
     pub(super) model: String,
-    pub(super) state: String,
     pub(super) attempts: u32,
     pub(super) price_credits: i64,
     pub(super) failure: Option<Failure>,

@@ -60,7 +60,10 @@ impl Screen {
         self.line(&format!("  service   http://{}, data in {}", stage.address, stage.directory.display()))?;
         let tenant = &stage.tenant.tenant;
         let credits = amount(OPENING_CREDITS);
-        self.line(&format!("  customer  {} with {credits} promotional credits, {} videos at once", tenant.name, tenant.max_in_flight))
+        self.line(&format!(
+            "  customer  {} with {credits} promotional credits, {} videos at once",
+            tenant.name, tenant.max_in_flight
+        ))
     }
 
     pub(super) fn ordered(&mut self, accepted: &Accepted, took: Duration) -> Result<()> {
@@ -139,7 +142,10 @@ impl Screen {
     pub(super) fn outcome(&self, outcome: &Outcome) -> Result<()> {
         let counts = outcome.batch.counts;
         let (made, failed) = (counts.succeeded, counts.failed);
-        self.heading(&format!("{} after {:.1} s: {made} made, {failed} failed", outcome.batch.status, outcome.seconds))?;
+        self.heading(&format!(
+            "{} after {:.1} s: {made} made, {failed} failed",
+            outcome.batch.status, outcome.seconds
+        ))?;
         match (&outcome.event, outcome.webhook_verified()) {
             (Some(event), true) => {
                 let kind = event["type"].as_str().unwrap_or_default();

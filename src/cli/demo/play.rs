@@ -117,7 +117,8 @@ impl Outcome {
             (money.charged == self.prices(false), format!("charged {}, not the successes' price", money.charged)),
             (money.refunded == self.prices(true), format!("refunded {}, not the failures' price", money.refunded)),
             (
-                self.wallet_before.available - self.wallet_after.available == money.charged && self.wallet_after.held == 0,
+                self.wallet_before.available - self.wallet_after.available == money.charged
+                    && self.wallet_after.held == 0,
                 "the wallet lost something else than the charge".to_owned(),
             ),
             (self.reconciled.is_clean(), "the books do not agree: run `freezeframe reconcile`".to_owned()),

@@ -59,7 +59,8 @@ mod tests {
     fn every_misfortune_that_the_emulator_knows_by_heart_is_ordered_once() {
         let policy = Profile::demo().policy;
         let met = |fault: &Fault| {
-            let phrase = policy.iter().find(|rule| rule.fault.as_ref() == Some(fault)).and_then(|r| r.prompt_contains.clone());
+            let phrase =
+                policy.iter().find(|rule| rule.fault.as_ref() == Some(fault)).and_then(|r| r.prompt_contains.clone());
             let phrase = phrase.unwrap_or_else(|| panic!("no phrase leads to {fault:?}"));
             SCENES.iter().filter(|scene| scene.prompt.to_lowercase().contains(&phrase)).count()
         };
