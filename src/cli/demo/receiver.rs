@@ -1,6 +1,7 @@
 //! The customer's side of the webhook: a receiver on loopback that believes nothing without a valid signature.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use poem::http::{HeaderMap, StatusCode};
@@ -9,7 +10,6 @@ use poem::web::Data;
 use poem::{EndpointExt, Route, Server, handler, post};
 use serde_json::Value;
 use standardwebhooks::Webhook;
-use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -73,19 +73,23 @@ async fn receive(Data(inbox): Data<&Arc<Inbox>>, headers: &HeaderMap, body: Vec<
 
 #[cfg(test)]
 mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use serde_json::json;
     use standardwebhooks::Webhook;
 
     use super::Receiver;
+    use crate::providers::egress::{ClientTimeouts, Egress};
     use crate::tenants::WebhookSecret;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     async fn deliver(receiver: &Receiver, secret: &WebhookSecret, body: &str) -> u16 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let signature = Webhook::new(secret.expose()).unwrap().sign("evt_1", now as i64, body.as_bytes()).unwrap();
-        crate::providers::egress::install_crypto();
-        let request = reqwest::Client::new()
+        let timeouts = ClientTimeouts { connect: PATIENCE, total: PATIENCE, keep_idle: PATIENCE };
+        let client = Egress::new().provider_client(timeouts).unwrap();
+        let request = client
             .post(receiver.url())
             .header("webhook-id", "evt_1")
             .header("webhook-timestamp", now.to_string())
