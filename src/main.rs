@@ -7,7 +7,7 @@ async fn main() -> ExitCode {
     match freezeframe::cli::run().await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", freezeframe::cli::explain(&error));
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,7 @@
 //! The exit code is 0 when all is well, 1 when it is not, 2 when the command line was not understood.
 //! Refuses: SQL, decisions. What a command does is done by the rooms below; only the demo has a story of its own.
 
+mod bench;
 mod demo;
 mod emulate;
 mod migrate;
@@ -31,7 +32,7 @@ use crate::telemetry;
     about = "Batch video generation that freezes the price and refunds every failure"
 )]
 struct Cli {
-    /// The settings file [default: what FREEZEFRAME_CONFIG names, else freezeframe.toml if it is there]
+    /// The settings file [default: $FREEZEFRAME_CONFIG, else freezeframe.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -54,6 +55,8 @@ enum Command {
     Tenant(tenant::TenantArgs),
     /// Compare the books with themselves and with the work; exits with 1 if anything differs
     Reconcile(reconcile::ReconcileArgs),
+    /// Measure speed; nothing of it touches the real database
+    Bench(bench::BenchArgs),
     /// Play a batch of 20 videos against the emulator and show where every credit went
     Demo(demo::DemoArgs),
 }
@@ -73,8 +76,22 @@ pub async fn run() -> Result<ExitCode> {
         Command::Openapi => openapi::run(),
         Command::Tenant(args) => tenant::run(settings(config)?, args).await,
         Command::Reconcile(args) => reconcile::run(settings(config)?, args).await,
+        Command::Bench(args) => bench::run(settings(config)?, args).await,
         Command::Demo(args) => demo::run(Config::load(config)?, args).await,
     }
+}
+
+/// The whole chain of causes in one line, each said once: some errors repeat their cause in their own words.
+pub fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// The settings, with logging started as they say.
@@ -92,10 +109,17 @@ fn start_logging(log: &LogConfig) -> Result<()> {
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::Cli;
+    use super::{Cli, explain};
 
     #[test]
     fn the_command_line_is_free_of_contradictions() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_that_its_effect_repeats_is_said_once() {
+        let disk = std::io::Error::other("no space");
+        let error = anyhow::Error::new(disk).context("cannot write x: no space").context("the demo");
+        assert_eq!(explain(&error), "the demo: cannot write x: no space");
     }
 }

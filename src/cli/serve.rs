@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::output;
@@ -41,19 +41,25 @@ pub(super) async fn run(config: Config, args: ServeArgs) -> Result<ExitCode> {
 /// Plays the roles until a signal comes.
 pub(super) async fn play(mut config: Config, listen: Option<SocketAddr>, roles: Roles) -> Result<ExitCode> {
     config.listen = listen.unwrap_or(config.listen);
+    if config.providers.is_empty() {
+        bail!(
+            "no provider account is configured, so no video could be made: add [[provider]] sections to the settings \
+             (freezeframe.example.toml shows how), or see it work with `freezeframe demo`"
+        );
+    }
     let signals = Signals::listen()?;
     let store = Store::open(&config).await?;
-    let service = Service::start(&config, &store, roles, Parts::default()).await?;
+    let service = match Service::start(&config, &store, roles, Parts::default()).await {
+        Ok(service) => service,
+        Err(error) => {
+            store.release().await?;
+            return Err(error);
+        }
+    };
     if let Some(address) = service.address {
         output::line(&format!("API      http://{address}/api/enterprise"))?;
         output::line(&format!("docs     http://{address}/docs"))?;
         output::line(&format!("metrics  http://{address}/metrics"))?;
-    }
-    if config.providers.is_empty() {
-        eprintln!(
-            "no provider account is configured, so every video will wait: add [[provider]] sections to the settings \
-             (freezeframe.example.toml shows how), or see it work with `freezeframe demo`"
-        );
     }
     run_until_stopped(service, store, signals).await?;
     Ok(ExitCode::SUCCESS)

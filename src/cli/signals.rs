@@ -32,7 +32,10 @@ impl Signals {
 /// When a role ended by itself, or not everything was handed over.
 pub(super) async fn run_until_stopped(mut service: Service, store: Store, mut signals: Signals) -> Result<()> {
     tokio::select! {
-        () = signals.next() => stop(service, store, signals).await,
+        () = signals.next() => {
+            eprintln!("stopping: work under way is handed over (once more to stop at once)");
+            stop(service, store, signals).await
+        }
         ended = service.failed() => {
             ended?;
             bail!("a role of this process ended although nobody asked it to");
@@ -45,7 +48,6 @@ pub(super) async fn run_until_stopped(mut service: Service, store: Store, mut si
 /// # Errors
 /// When not everything was handed over.
 pub(super) async fn stop(service: Service, store: Store, mut signals: Signals) -> Result<()> {
-    eprintln!("stopping: work under way is handed over (once more to stop at once)");
     let graceful = async {
         service.stop().await?;
         store.release().await

@@ -7,10 +7,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::output::{self, amount};
+use crate::billing;
 use crate::config::Config;
 use crate::domain::{Credits, GrantSource};
 use crate::service::{Store, master_key};
-use crate::tenants::{self, NewTenant};
+use crate::tenants::NewTenant;
 
 /// Manage customers.
 #[derive(Args)]
@@ -76,15 +77,15 @@ async fn create(config: Config, args: CreateArgs) -> Result<ExitCode> {
     );
     let store = Store::open(&config).await?;
     let db = store.connect("tenant", 1, false).await?;
-    let created = tenants::create(&db, &master_key(&config)?, limits, (args.credits, source)).await;
+    let created = billing::onboard(&db, &master_key(&config)?, limits, (args.credits, source)).await;
     db.close().await;
     store.release().await?;
-    show(&created.context("the tenant was not created")?, args.json)?;
+    show(&created.context("the tenant was not created")?, args.credits, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(new: &NewTenant, as_json: bool) -> Result<()> {
-    let NewTenant { tenant, api_key, webhook_secret, granted } = new;
+fn show(new: &NewTenant, granted: Credits, as_json: bool) -> Result<()> {
+    let NewTenant { tenant, api_key, webhook_secret } = new;
     if as_json {
         let shown = json!({
             "tenant_id": tenant.id,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use chrono::{DateTime, Utc};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use ring::digest;
 use serde::Deserialize;
@@ -62,6 +63,7 @@ pub(super) struct Video {
     pub(super) custom_id: String,
     pub(super) model: String,
     pub(super) attempts: u32,
+    pub(super) retry_at: Option<DateTime<Utc>>,
     pub(super) price_credits: i64,
     pub(super) failure: Option<Failure>,
     pub(super) output: Option<Output>,

@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, stderr};
 use std::time::Duration;
 
 use anyhow::Result;
+use chrono::Utc;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::client::{Accepted, Batch, Counts, Video};
@@ -51,7 +52,11 @@ impl Screen {
     }
 
     pub(super) fn curtain(&self) -> Result<()> {
-        self.line("Freezeframe demo: a batch of 20 videos. Some will fail, and nobody will pay for those.")
+        self.line("Freezeframe demo: 20 videos in one batch. What fails costs nothing.")
+    }
+
+    pub(super) fn curtain_call(&self) {
+        eprintln!("stopping; the data stays");
     }
 
     pub(super) fn scenery(&self, stage: &Stage) -> Result<()> {
@@ -91,46 +96,50 @@ impl Screen {
             "{} made, {} failed, {} running, {} waiting",
             counts.succeeded, counts.failed, counts.in_progress, counts.waiting
         );
-        let credits = format!(
-            "frozen {} = held {} + refunded {} + charged {}",
-            amount(money.frozen),
-            amount(money.held),
-            amount(money.refunded),
-            amount(money.charged)
-        );
         if let Some(bar) = &self.bar {
+            let [frozen, held, refunded, charged] =
+                [money.frozen, money.held, money.refunded, money.charged].map(amount);
             bar.set_length(counts.total as u64);
             bar.set_position((counts.succeeded + counts.failed) as u64);
-            bar.set_message(format!("{work}\n  {credits}"));
+            bar.set_message(format!(
+                "{work}\n  frozen {frozen} = held {held} + refunded {refunded} + charged {charged}"
+            ));
             return Ok(());
         }
         let due = self.last_line.is_none_or(|(last, seen)| seen != counts && at.saturating_sub(last) >= LINE_EVERY);
         if due {
             self.last_line = Some((at, counts));
-            self.line(&format!("  {:>4.1} s  {work}\n          {credits}", at.as_secs_f64()))?;
+            let (held, refunded) = (amount(money.held), amount(money.refunded));
+            self.news(at, &format!("{work}; {held} credits held, {refunded} refunded"))?;
         }
         Ok(())
     }
 
+    fn news(&self, at: Duration, text: &str) -> Result<()> {
+        self.line(&format!("  {:>4.1} s  {text}", at.as_secs_f64()))
+    }
+
+    /// Tells what happened to a video since the last look, if it is worth telling.
     fn tell(&mut self, video: &Video, at: Duration) -> Result<()> {
+        let (name, tries) = (&video.custom_id, video.attempts);
         let over = video.failure.is_some() || video.output.is_some();
-        let now = (video.attempts, over);
-        let before = self.told.insert(video.custom_id.clone(), now).unwrap_or((0, false));
-        if before == now {
+        let seen = (tries, over || video.retry_at.is_some());
+        if self.told.insert(name.clone(), seen) == Some(seen) {
             return Ok(());
         }
-        let (name, tries) = (&video.custom_id, video.attempts);
-        let news = match &video.failure {
-            Some(failure) => {
-                let again = if tries > 1 { format!(" after {tries} tries") } else { String::new() };
+        let news = match (&video.failure, video.retry_at) {
+            (Some(failure), _) => {
                 let credits = amount(video.price_credits);
-                format!("{name} failed{again} ({}): {credits} credits are back", failure.kind)
+                format!("{name} failed ({}, {}): {credits} credits are back", failure.kind, tried(tries))
             }
-            None if over && tries > 1 => format!("{name} succeeded at try {tries}"),
-            None if !over && tries > 1 => format!("{name} is tried again, for the {} time", ordinal(tries)),
-            None => return Ok(()),
+            (None, Some(retry_at)) => {
+                let wait = (retry_at - Utc::now()).num_seconds().max(0);
+                format!("{name}: try {tries} failed, the next one follows in {wait} s")
+            }
+            (None, None) if over && tries > 1 => format!("{name} succeeded at try {tries}"),
+            (None, None) => return Ok(()),
         };
-        self.line(&format!("  {:>4.1} s  {news}", at.as_secs_f64()))
+        self.news(at, &news)
     }
 
     pub(super) fn end_progress(&mut self) {
@@ -219,15 +228,11 @@ impl Screen {
         let differences = count(books.differences.len(), "difference");
         self.line(&format!("  books    all accounts sum to {}, {differences}", amount(books.books.sum)))?;
         let provider = &outcome.provider;
+        let jobs = count(usize::try_from(provider.accepted).unwrap_or(usize::MAX), "job");
+        let lost = count(usize::try_from(provider.answers_lost).unwrap_or(usize::MAX), "lost answer");
         self.line(&format!(
-            "  provider {} accepted, {} finished, {} refused; {} lost and found again",
-            count(usize::try_from(provider.accepted).unwrap_or(usize::MAX), "job"),
-            provider.completed,
-            provider.refused.values().sum::<u64>(),
-            match provider.answers_lost {
-                1 => "1 answer was".to_owned(),
-                lost => format!("{lost} answers were"),
-            }
+            "  provider {jobs} accepted, {} finished; {lost} looked up, not bought again",
+            provider.completed
         ))
     }
 
@@ -250,10 +255,7 @@ impl Screen {
     }
 }
 
-fn ordinal(number: u32) -> String {
-    match number {
-        2 => "second".to_owned(),
-        3 => "third".to_owned(),
-        other => format!("{other}th"),
-    }
+/// "1 try", "3 tries".
+fn tried(tries: u32) -> String {
+    if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") }
 }

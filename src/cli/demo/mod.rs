@@ -34,9 +34,8 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) async fn run(config: Config, args: DemoArgs) -> Result<ExitCode> {
-    let default = config.log.filter == "info";
-    // the display is the demo's log, unless somebody asked for more
-    let filter = if default { "warn".to_owned() } else { config.log.filter.clone() };
+    // the display tells what happens; a warning about a fault that was ordered would only break it
+    let filter = if config.log.filter == "info" { "error".to_owned() } else { config.log.filter.clone() };
     super::start_logging(&LogConfig { filter, json: config.log.json })?;
     let mut signals = Signals::listen()?;
     let mut screen = Screen::new(args.json);
@@ -59,10 +58,11 @@ async fn perform(stage: &mut Stage, screen: &mut Screen, signals: &mut Signals, 
         screen.left_running(stage, &outcome)?;
     }
     if args.json {
-        output::line(&outcome.json().to_string())?;
+        output::line(&serde_json::to_string(&outcome.summary())?)?;
     }
     if !args.exit {
         stage.wait(signals).await?;
+        screen.curtain_call();
     }
     Ok(code)
 }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use ulid::Ulid;
 
 use super::client::{Accepted, Batch, Entry, Video, Wallet};
@@ -132,22 +133,39 @@ impl Outcome {
         broken.chain(self.file_fault.iter().map(|fault| format!("a delivered file: {fault}"))).collect()
     }
 
-    /// The summary for programs.
-    pub(super) fn json(&self) -> Value {
+    pub(super) fn summary(&self) -> Summary<'_> {
         let (money, counts) = (&self.batch.credits, &self.batch.counts);
-        json!({
-            "batch_id": self.accepted.batch_id,
-            "status": self.batch.status,
-            "total": counts.total,
-            "succeeded": counts.succeeded,
-            "failed": counts.failed,
-            "frozen_credits": money.frozen,
-            "charged_credits": money.charged,
-            "refunded_credits": money.refunded,
-            "held_credits": money.held,
-            "ledger_sum": self.reconciled.books.sum,
-            "webhook_verified": self.webhook_verified(),
-            "seconds": (self.seconds * 10.0).round() / 10.0,
-        })
+        Summary {
+            batch_id: &self.accepted.batch_id,
+            status: &self.batch.status,
+            total: counts.total,
+            succeeded: counts.succeeded,
+            failed: counts.failed,
+            frozen_credits: money.frozen,
+            charged_credits: money.charged,
+            refunded_credits: money.refunded,
+            held_credits: money.held,
+            ledger_sum: self.reconciled.books.sum,
+            webhook_verified: self.webhook_verified(),
+            seconds: (self.seconds * 10.0).round() / 10.0,
+        }
     }
+}
+
+/// The outcome for programs.
+#[derive(Serialize)]
+pub(super) struct Summary<'a> {
+    batch_id: &'a str,
+    status: &'a str,
+    total: usize,
+    succeeded: usize,
+    failed: usize,
+    frozen_credits: i64,
+    charged_credits: i64,
+    refunded_credits: i64,
+    held_credits: i64,
+    ledger_sum: i64,
+    webhook_verified: bool,
+    /// From the order to the verified webhook.
+    seconds: f64,
 }

@@ -19,7 +19,7 @@ pub(super) const SCENES: [Scene; 20] = [
     scene("endless-stairs", "sora-2", "An impossible physics study: a staircase that pours itself upwards"),
     scene("storm-chaser", "sora-2", "A flaky storm: snow drifts sideways past a lighthouse"),
     scene("harbour-dawn", "sora-2", "Fishing boats leave a quiet harbour at dawn, gulls overhead"),
-    scene("red-carpet", "sora-2", "A real celebrity waves from a red carpet in the rain"),
+    scene("red-carpet", "veo-3.1", "A real celebrity waves from a red carpet in the rain"),
     scene("glass-city", "veo-3.1", "A city of glass wakes up, sunlight runs down the towers"),
     scene("tea-ceremony", "sora-2", "Steam curls over a bowl of green tea, close up, soft light"),
     scene("night-market", "veo-3.1", "Lanterns sway above a crowded night market after the rain"),

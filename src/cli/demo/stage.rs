@@ -14,13 +14,14 @@ use url::Url;
 
 use super::client::Api;
 use super::receiver::Receiver;
+use crate::billing;
 use crate::cli::signals::{self, Signals};
 use crate::config::{Config, ProviderConfig, built_in_models};
 use crate::db::Database;
 use crate::domain::{Credits, GrantSource, Secret};
 use crate::emulator::{Emulator, EmulatorSettings, Profile};
 use crate::service::{Parts, Roles, Service, Store};
-use crate::tenants::{self, NewTenant};
+use crate::tenants::NewTenant;
 
 /// What the demo's customer begins with: more than the batch costs, so that it can order again.
 pub(super) const OPENING_CREDITS: i64 = 10_000;
@@ -62,7 +63,7 @@ impl Stage {
         let db = store.connect("demo", 2, false).await?;
         let credits = (Credits::new(OPENING_CREDITS)?, GrantSource::Promotional);
         let limits = ("Demo Studio", VIDEOS_PER_MINUTE, MAX_IN_FLIGHT);
-        let tenant = tenants::create(&db, &service.master, limits, credits).await?;
+        let tenant = billing::onboard(&db, &service.master, limits, credits).await?;
         let receiver = Receiver::start(tenant.webhook_secret.expose()).await?;
         let api = Api::new(&format!("http://{address}"), tenant.api_key.expose())?;
         Ok(Stage { directory, emulator, db, tenant, receiver, api, address, service, store, _lock: lock })
@@ -80,6 +81,8 @@ impl Stage {
     }
 
     pub(super) async fn clear(self, signals: Signals) -> Result<()> {
+        // a customer who stays connected would be waited for
+        drop(self.api);
         self.db.close().await;
         signals::stop(self.service, self.store, signals).await?;
         self.emulator.stop().await
