@@ -6,7 +6,8 @@
 //! anybody's books; two demos at once have two directories.
 
 use std::fs::{self, File, TryLockError};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -58,7 +59,13 @@ impl Stage {
         let emulator = Emulator::start(settings).await?;
         make_safe(&mut config, &directory, &emulator.base_url())?;
         let store = Store::open(&config).await?;
-        let service = Service::start(&config, &store, Roles::ALL, Parts::default()).await?;
+        let service = match start(&mut config, &store).await {
+            Ok(service) => service,
+            Err(error) => {
+                store.release().await?;
+                return Err(error);
+            }
+        };
         let address = service.address.context("the API does not listen")?;
         let db = store.connect("demo", 2, false).await?;
         let credits = (Credits::new(OPENING_CREDITS)?, GrantSource::Promotional);
@@ -117,7 +124,7 @@ fn make_safe(config: &mut Config, directory: &Path, provider: &str) -> Result<()
     config.database_url = None;
     config.master_key = None;
     config.public_url = None;
-    config.listen = free_address(config.listen.port());
+    config.listen.set_ip(Ipv4Addr::LOCALHOST.into());
     config.models = built_in_models();
     config.providers.clear();
     let accounts: std::collections::BTreeSet<String> = config.models.iter().map(|m| m.provider.clone()).collect();
@@ -130,20 +137,27 @@ fn make_safe(config: &mut Config, directory: &Path, provider: &str) -> Result<()
     Ok(())
 }
 
-/// The wanted port on loopback if it is free, else any.
-fn free_address(port: u16) -> SocketAddr {
-    let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    match TcpListener::bind(wanted) {
-        Ok(_) => wanted,
-        Err(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+/// Starts the service on the wanted port, or on any if that one is taken.
+async fn start(config: &mut Config, store: &Store) -> Result<Service> {
+    match Service::start(config, store, Roles::ALL, Parts::default()).await {
+        Err(error) if is_taken(&error) => {
+            config.listen.set_port(0);
+            Service::start(config, store, Roles::ALL, Parts::default()).await
+        }
+        started => started,
     }
+}
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
 
-    use super::{free_address, make_safe, own_directory};
+    use super::{is_taken, make_safe, own_directory};
     use crate::config::Config;
 
     #[test]
@@ -157,9 +171,11 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_left_alone() {
+    fn a_taken_port_is_told_from_other_troubles() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(free_address(taken.local_addr().unwrap().port()).port(), 0);
+        let error = TcpListener::bind(taken.local_addr().unwrap()).unwrap_err();
+        assert!(is_taken(&anyhow::Error::new(error).context("cannot listen")));
+        assert!(!is_taken(&anyhow::Error::new(std::io::Error::other("no space"))));
     }
 
     #[test]
