@@ -4,8 +4,8 @@
 // floor 9
 pub mod cli;
 // floor 8
-//pub mod bench;
-//pub mod service;
+pub mod bench;
+pub mod service;
 // floor 7
 pub mod api;
 pub mod worker;

@@ -229,9 +229,9 @@ impl Service {
         catalogue: Arc<Catalogue>,
         storage: Storage,
     ) -> Result<()> {
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}: another process may, choose another with --listen", config.listen))?;
+        let listener = TcpListener::bind(config.listen).await.with_context(|| {
+            format!("cannot listen on {}: another process may, choose another with --listen", config.listen)
+        })?;
         let address = listener.local_addr()?;
         let public_url = match &config.public_url {
             Some(url) => url.clone(),
@@ -318,9 +318,11 @@ impl Service {
             }
             Ok::<_, anyhow::Error>(())
         };
-        let stopped = tokio::time::timeout(STOP_TIMEOUT, all)
-            .await
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("not everything was handed over within {STOP_TIMEOUT:?}; the rest is rescued by others")));
+        let stopped = tokio::time::timeout(STOP_TIMEOUT, all).await.unwrap_or_else(|_| {
+            Err(anyhow::anyhow!(
+                "not everything was handed over within {STOP_TIMEOUT:?}; the rest is rescued by others"
+            ))
+        });
         self.db.close().await;
         stopped
     }

@@ -16,7 +16,9 @@ const CLIENTS: i32 = 16;
 /// The database's.
 pub(super) async fn commits_per_second(db: &Database, time: Duration) -> Result<f64> {
     let mut setup = db.engine_connection().await?;
-    sqlx::query("create table if not exists bench_rows (id integer primary key, n bigint not null)").execute(&mut setup).await?;
+    sqlx::query("create table if not exists bench_rows (id integer primary key, n bigint not null)")
+        .execute(&mut setup)
+        .await?;
     sqlx::query("insert into bench_rows select i, 0 from generate_series(1, $1) i on conflict do nothing")
         .bind(CLIENTS)
         .execute(&mut setup)

@@ -11,6 +11,7 @@ use super::baseline;
 use super::footprint::Footprint;
 use super::instant_provider::{InstantProvider, REFUSED};
 use super::receiver;
+use crate::billing;
 use crate::config::Config;
 use crate::db::Database;
 use crate::domain::{Credits, GrantSource};
@@ -19,7 +20,6 @@ use crate::providers::egress::ClientTimeouts;
 use crate::providers::{Egress, Registry};
 use crate::service::{Parts, Roles, Service, Store};
 use crate::storage::Storage;
-use crate::billing;
 
 /// What is run.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,11 @@ async fn run_on(config: &Config, store: &Store, bench: EngineBench) -> Result<En
         config.set_provider(crate::config::ProviderConfig {
             requests_per_minute: 60_000_000,
             max_in_flight: 1_000_000,
-            ..crate::config::ProviderConfig::embedded(&account, "http://127.0.0.1:9/v1".parse()?, crate::domain::Secret::new("none"))
+            ..crate::config::ProviderConfig::embedded(
+                &account,
+                "http://127.0.0.1:9/v1".parse()?,
+                crate::domain::Secret::new("none"),
+            )
         });
     }
     let parts = Parts { providers: Some(providers), storage: Some(Storage::in_memory()) };
@@ -118,8 +122,11 @@ async fn measure(service: &Service, owner: &Database, bench: EngineBench) -> Res
     let tenant = billing::onboard(&service.db, &service.master, ("bench", 60_000_000, 1_000_000), credits).await?;
     let (hook, mut told) = receiver::start().await?;
     let address = service.address.context("the API has no address")?;
-    let timeouts =
-        ClientTimeouts { connect: Duration::from_secs(5), total: Duration::from_secs(60), keep_idle: Duration::from_secs(30) };
+    let timeouts = ClientTimeouts {
+        connect: Duration::from_secs(5),
+        total: Duration::from_secs(60),
+        keep_idle: Duration::from_secs(30),
+    };
     let client = Egress::new().provider_client(timeouts)?;
     let bodies: Vec<String> = (0..bench.batches).map(|at| body(bench, &hook, at)).collect();
     // the workers' first heartbeat offers their slots
@@ -157,8 +164,13 @@ async fn measure(service: &Service, owner: &Database, bench: EngineBench) -> Res
 fn body(bench: EngineBench, hook: &str, batch: usize) -> String {
     let items: Vec<Value> = (0..bench.videos_per_batch)
         .map(|at| {
-            let refused = if at % 1000 * 1000 / bench.videos_per_batch.clamp(1, 1000) < bench.refused_permille { REFUSED } else { "" };
-            let prompt = format!("bench {batch}/{at} {refused}: {}", "a red fox runs through fresh snow at dawn ".repeat(4));
+            let refused = if at % 1000 * 1000 / bench.videos_per_batch.clamp(1, 1000) < bench.refused_permille {
+                REFUSED
+            } else {
+                ""
+            };
+            let prompt =
+                format!("bench {batch}/{at} {refused}: {}", "a red fox runs through fresh snow at dawn ".repeat(4));
             json!({ "prompt": prompt, "model": if at % 4 == 0 { "veo-3.1" } else { "sora-2" } })
         })
         .collect();

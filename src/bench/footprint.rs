@@ -28,10 +28,11 @@ impl Footprint {
         )
         .fetch_one(db.pool())
         .await?;
-        let backends: Vec<i32> =
-            sqlx::query_scalar("select pid from pg_stat_activity where datname = current_database() or datname is null")
-                .fetch_all(db.pool())
-                .await?;
+        let backends: Vec<i32> = sqlx::query_scalar(
+            "select pid from pg_stat_activity where datname = current_database() or datname is null",
+        )
+        .fetch_all(db.pool())
+        .await?;
         let postgres_cpu_ms = backends.into_iter().map(|pid| cpu_ms(&pid.to_string())).sum();
         Ok(Footprint { row_writes, transactions, wal_bytes, postgres_cpu_ms, own_cpu_ms: cpu_ms("self") })
     }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use poem::listener::TcpAcceptor;
 use poem::http::StatusCode;
+use poem::listener::TcpAcceptor;
 use poem::web::Data;
 use poem::{EndpointExt, Route, Server, handler, post};
 use tokio::sync::watch;
