@@ -109,7 +109,6 @@ async fn the_application_role_owns_nothing_and_cannot_log_in_or_become_more() {
         "alter table wallets drop constraint wallets_available_check",
         "create or replace function refuse_to_rewrite_history() returns trigger language plpgsql as 'begin return null; end'",
         "set session_replication_role = replica",
-        "grant delete on credit_ledger to freezeframe_app",
     ] {
         assert_eq!(refusal(app.pool(), statement).await.as_deref(), Some("42501"), "{statement}");
     }

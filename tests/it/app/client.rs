@@ -47,8 +47,17 @@ impl Answer {
         self.body["batch_id"].as_str().unwrap_or_else(|| panic!("no batch_id in {}", self.text)).to_owned()
     }
 
-    pub fn number(&self, field: &str) -> i64 {
-        self.body[field].as_i64().unwrap_or_else(|| panic!("no number {field:?} in {}", self.text))
+    /// The number at a JSON pointer.
+    #[track_caller]
+    pub fn number(&self, pointer: &str) -> i64 {
+        let number = self.body.pointer(pointer).and_then(Value::as_i64);
+        number.unwrap_or_else(|| panic!("no number at {pointer} in {}", self.text))
+    }
+
+    #[track_caller]
+    pub fn word(&self, pointer: &str) -> &str {
+        let word = self.body.pointer(pointer).and_then(Value::as_str);
+        word.unwrap_or_else(|| panic!("no text at {pointer} in {}", self.text))
     }
 }
 
@@ -99,30 +108,26 @@ impl Customer {
 
     /// Every video of a batch, page by page.
     pub async fn videos(&self, id: &str) -> Vec<Value> {
-        self.pages(&format!("{BATCHES}/{id}/videos"), "videos").await
+        self.pages(&format!("{BATCHES}/{id}/videos")).await
     }
 
     pub async fn entries(&self, id: &str) -> Vec<Value> {
-        self.pages(&format!("{BATCHES}/{id}/ledger"), "entries").await
+        self.pages(&format!("{BATCHES}/{id}/ledger")).await
     }
 
     pub async fn available(&self) -> i64 {
-        self.get("/api/enterprise/wallet").await.expect(200).number("available_credits")
+        self.get("/api/enterprise/wallet").await.expect(200).number("/available")
     }
 
-    async fn pages(&self, path: &str, list: &str) -> Vec<Value> {
+    /// Every thing of a list, page by page.
+    async fn pages(&self, path: &str) -> Vec<Value> {
         let mut all = Vec::new();
-        let mut cursor: Option<String> = None;
+        let mut next = path.to_owned();
         loop {
-            let path = match &cursor {
-                Some(cursor) => format!("{path}?cursor={cursor}"),
-                None => path.to_owned(),
-            };
-            let page = self.get(&path).await.expect(200);
-            let items = page.body.get(list).or_else(|| page.body.get("items")).and_then(Value::as_array);
-            all.extend(items.unwrap_or_else(|| panic!("no {list} in {}", page.text)).iter().cloned());
+            let page = self.get(&next).await.expect(200);
+            all.extend(page.body["data"].as_array().unwrap_or_else(|| panic!("no data in {}", page.text)).iter().cloned());
             match page.body["next_cursor"].as_str() {
-                Some(next) => cursor = Some(next.to_owned()),
+                Some(cursor) => next = format!("{path}?cursor={cursor}"),
                 None => return all,
             }
         }

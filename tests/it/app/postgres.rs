@@ -4,7 +4,6 @@
 //! gone, however that came about, the pipe ends and the shell stops the server and removes its directory.
 
 use std::fs::Permissions;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -17,10 +16,10 @@ use tokio::sync::{Mutex, OnceCell};
 
 const TEMPLATE: &str = "freezeframe_template";
 
-/// Waits for the pipe to end, stops the server whose process id stands in the first line of the file, removes the
-/// directory.
-const JANITOR: &str = r#"cat > /dev/null; pid=$(head -n 1 "$1"); kill -INT "$pid"
-n=0; while kill -0 "$pid" 2> /dev/null && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done; rm -rf "$2""#;
+/// Waits for the pipe to end, stops the server whose process id stands in the first line of the file, waits for the file
+/// to go, removes the directory.
+const JANITOR: &str = r#"cat > /dev/null; kill -INT "$(head -n 1 "$1")"
+n=0; while [ -e "$1" ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done; rm -rf "$2""#;
 
 struct Cluster {
     embedded: Embedded,
@@ -111,5 +110,4 @@ async fn prepare(embedded: &Embedded) {
     db::create_database(&embedded.url("postgres"), TEMPLATE, None).await.unwrap();
     db::migrate(&embedded.url(TEMPLATE)).await.unwrap();
     admin.close().await.unwrap();
-    let _ = std::io::stderr().flush();
 }
