@@ -313,6 +313,7 @@ impl TestApp {
         let path = format!("{BATCHES}/{id}");
         self.until(&format!("batch {id} ends"), async || {
             let answer = customer.get(&path).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
             matches!(answer.body["status"].as_str(), Some("completed" | "partial" | "failed"))
         })
         .await;
