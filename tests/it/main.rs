@@ -2,7 +2,11 @@
 
 mod admission;
 mod app;
+mod crash;
+mod engine;
 mod flow;
+mod generated;
 mod house;
 mod ledger;
 mod store;
+mod webhooks;

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod client;
+pub mod instant;
 pub mod postgres;
 pub mod process;
 pub mod receiver;
@@ -13,11 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use freezeframe::billing;
 use freezeframe::config::Config;
 use freezeframe::domain::{Credits, GrantSource, MasterKey};
 use freezeframe::emulator::{Emulator, EmulatorSettings, Profile, Rule};
+use freezeframe::providers::{Provider, Registry};
 use freezeframe::service::{Parts, Roles, Service, Store};
-use freezeframe::tenants;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinHandle;
 
@@ -54,8 +56,10 @@ pub struct TestSettings {
     pub max_body_bytes: usize,
     pub webhook_timeout_secs: u64,
     pub submit_timeout_secs: u64,
-    /// Further lines of the settings of the account.
-    pub account: &'static str,
+    /// Where videos are stored; a directory of the test's own when absent.
+    pub storage: Option<&'static str>,
+    /// Makes the videos in place of the emulator, for the roles inside the test.
+    pub provider: Option<fn(&str) -> Arc<dyn Provider>>,
 }
 
 impl Default for TestSettings {
@@ -71,7 +75,8 @@ impl Default for TestSettings {
             max_body_bytes: 4 << 20,
             webhook_timeout_secs: 5,
             submit_timeout_secs: 5,
-            account: "",
+            storage: None,
+            provider: None,
         }
     }
 }
@@ -89,6 +94,7 @@ pub struct TestApp {
     store: Store,
     config: Config,
     roles: Roles,
+    provider: Option<fn(&str) -> Arc<dyn Provider>>,
     children: Vec<ChildService>,
     back_off: Option<JoinHandle<()>>,
     excused: Vec<&'static str>,
@@ -107,7 +113,7 @@ impl Drop for TestApp {
 }
 
 fn settings_text(emulator: &Emulator, dir: &Path, settings: &TestSettings) -> String {
-    let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, account, .. } = settings;
+    let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, .. } = settings;
     let mut text = format!(
         r#"
 data_dir = "{data}"
@@ -146,7 +152,7 @@ lookup_pause_ms = 100
 submit_timeout_secs = {submit_timeout_secs}
 "#,
         data = dir.join("data").display(),
-        videos = dir.join("videos").display(),
+        videos = settings.storage.map_or_else(|| dir.join("videos").display().to_string(), str::to_owned),
         private = settings.allow_private_webhooks,
     );
     for name in ["sora", "veo"] {
@@ -160,7 +166,6 @@ api_key_env = "{PROVIDER_KEY_VARIABLE}"
 requests_per_minute = 1000000
 max_in_flight = 100000
 poll_interval_ms = 50
-{account}
 "#,
             emulator.base_url(),
         ));
@@ -200,6 +205,7 @@ impl TestApp {
             excused: Vec::new(),
             finished: false,
             roles: settings.roles,
+            provider: settings.provider,
             db,
             emulator,
             http,
@@ -216,8 +222,13 @@ impl TestApp {
     pub async fn start_service(&mut self) {
         assert!(self.service.is_none(), "the service runs already");
         if self.roles.api || self.roles.worker || self.roles.scheduler {
-            self.service =
-                Some(Service::start(&self.config, &self.store, self.roles, Parts::default()).await.unwrap());
+            let providers = self.provider.map(|make| {
+                let mut registry = Registry::default();
+                ["sora", "veo"].map(|account| registry.insert(make(account)));
+                registry
+            });
+            let parts = Parts { providers, ..Parts::default() };
+            self.service = Some(Service::start(&self.config, &self.store, self.roles, parts).await.unwrap());
         }
     }
 
@@ -226,6 +237,25 @@ impl TestApp {
         if let Some(service) = self.service.take() {
             service.stop().await.unwrap();
         }
+    }
+
+    /// What the next [`TestApp::start_service`] starts.
+    pub fn set_roles(&mut self, roles: Roles) {
+        self.roles = roles;
+    }
+
+    /// The same customer at the API that runs now.
+    pub fn here(&self, customer: &Customer) -> Customer {
+        Customer { base: self.base(), ..customer.clone() }
+    }
+
+    /// Waits until an API answers that it is ready.
+    pub async fn until_serving(&self, base: &str) {
+        let url = format!("{base}/readyz");
+        self.until(&format!("{url} is ready"), async || {
+            self.http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200)
+        })
+        .await;
     }
 
     pub fn pool(&self) -> &PgPool {
@@ -276,7 +306,7 @@ impl TestApp {
         let limits = ("Test & Sons", 1_000_000, 100_000);
         let (source, credits) = grants[0];
         let first = (Credits::new(credits).unwrap(), source);
-        let tenant = tenants::create(&db, &self.master, limits, first).await.unwrap();
+        let tenant = billing::onboard(&db, &self.master, limits, first).await.unwrap();
         let mut conn = self.db.pool.acquire().await.unwrap();
         for (source, credits) in &grants[1..] {
             let stamp = freezeframe::ledger::Stamp { actor: "test", reason: "more", request_id: "test" };
