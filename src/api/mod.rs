@@ -1,1 +1,172 @@
-//! (room under construction)
+//! The HTTP API: doors only. It turns requests into calls of the rooms below and their answers into documents.
+//!
+//! Always holds: a tenant's data is reached through a [`auth::Caller`] alone; every error leaves as `problem+json` with a
+//! trace id ([`error`]); a body is read up to a limit before it is understood; nothing is frozen for an order that is not
+//! wholly valid. The OpenAPI document is made from the handlers and compared with `openapi/openapi.json`.
+//!
+//! Refuses: SQL, decisions, status codes outside of [`error`], prompts and keys in logs.
+//!
+//! A new endpoint: a handler in the file of its resource (or a new file), its struct in [`Api`], then `freezeframe openapi`.
+
+mod auth;
+mod batch_schema;
+mod batches;
+mod docs;
+mod error;
+mod files;
+mod ledger;
+mod limits;
+mod models;
+mod observe;
+mod operations;
+mod ops;
+mod page;
+mod videos;
+mod wallet;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use poem::listener::TcpAcceptor;
+use poem::{Endpoint, EndpointExt as _, Response, Route, Server, get};
+use poem_openapi::{OpenApiService, Tags};
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::batches::{Admission, OrderLimits};
+use crate::config::Config;
+use crate::db::Database;
+use crate::providers::catalogue::Catalogue;
+use crate::providers::egress::EgressPolicy;
+use crate::storage::{LinkSigner, Storage};
+
+use auth::KnownKeys;
+use error::ApiError;
+use operations::Operations;
+
+/// Where the documented operations are mounted.
+const PREFIX: &str = "/api/enterprise";
+/// How long a request waits for a connection to the database before it is told to come back.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(4);
+/// How long requests under way may take when the service stops.
+const FINISH_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState {
+    db: Database,
+    admission: Admission,
+    catalogue: Arc<Catalogue>,
+    storage: Storage,
+    links: LinkSigner,
+    order_limits: OrderLimits,
+    max_body_bytes: usize,
+    known_keys: Arc<KnownKeys>,
+}
+
+impl ApiState {
+    /// Takes the limits of requests from `config`. The pool of `db` should give up an acquire within 4 seconds, so that a
+    /// client is told so within 5.
+    pub fn new(
+        db: Database,
+        admission: Admission,
+        catalogue: Arc<Catalogue>,
+        (storage, links): (Storage, LinkSigner),
+        config: &Config,
+    ) -> ApiState {
+        let order_limits = OrderLimits {
+            max_items: config.limits.max_items,
+            webhooks: EgressPolicy {
+                allow_private: config.webhooks.allow_private_targets,
+                timeout: config.webhooks.timeout,
+                max_response_bytes: config.webhooks.max_response_bytes,
+            },
+        };
+        ApiState {
+            db,
+            admission,
+            catalogue,
+            storage,
+            links,
+            order_limits,
+            max_body_bytes: config.limits.max_body_bytes,
+            known_keys: Arc::default(),
+        }
+    }
+
+    /// A connection for reads, within [`CONNECTION_WITHIN`].
+    async fn connection(&self) -> Result<PoolConnection<Postgres>, ApiError> {
+        match tokio::time::timeout(CONNECTION_WITHIN, self.db.pool().acquire()).await {
+            Ok(acquired) => Ok(acquired?),
+            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+        }
+    }
+}
+
+#[derive(Tags)]
+enum Topic {
+    /// Submit batches of videos and follow them.
+    Batches,
+    /// Where every credit is and went.
+    Money,
+    /// What may be ordered.
+    Catalogue,
+}
+
+/// Every documented API.
+type Api = (batches::BatchesApi, videos::VideosApi, ledger::LedgerApi, wallet::WalletApi, models::ModelsApi);
+
+/// The whole HTTP interface on one screen.
+pub fn routes(state: ApiState) -> impl Endpoint<Output = Response> + 'static {
+    let service = service();
+    let routes = Route::new()
+        .at("/docs", docs::reference(&service.swagger_ui_html()))
+        .at("/openapi.json", docs::document(openapi_json()))
+        .at("/problems", docs::problems())
+        .at("/files/:file", get(files::file))
+        .at("/healthz", get(ops::healthz))
+        .at("/readyz", get(ops::readyz))
+        .at("/metrics", get(ops::metrics))
+        .nest(PREFIX, service)
+        .data(state);
+    observe::Observed(routes)
+}
+
+fn api() -> Api {
+    (batches::BatchesApi, videos::VideosApi, ledger::LedgerApi, wallet::WalletApi, models::ModelsApi)
+}
+
+fn service() -> OpenApiService<Operations<Api>, ()> {
+    OpenApiService::new(Operations::new(api(), PREFIX), "Freezeframe", env!("CARGO_PKG_VERSION"))
+        .description(include_str!("about.md"))
+        .url_prefix(PREFIX)
+}
+
+/// The OpenAPI document: the same text whenever it is made by the same program.
+pub fn openapi_json() -> String {
+    service().spec() + "\n"
+}
+
+/// Serves until `stop`; requests under way are then finished, within 10 seconds.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve(listener: TcpListener, state: ApiState, stop: CancellationToken) -> Result<()> {
+    let acceptor = TcpAcceptor::from_tokio(listener).context("the listener of the API")?;
+    server(acceptor)
+        .run_with_graceful_shutdown(routes(state), stop.cancelled_owned(), Some(FINISH_WITHIN))
+        .await
+        .context("the API stopped serving")
+}
+
+/// The one place for limits on connections.
+fn server(acceptor: TcpAcceptor) -> Server<std::convert::Infallible, TcpAcceptor> {
+    Server::new_with_acceptor(acceptor).name("api")
+}

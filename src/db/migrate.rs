@@ -14,7 +14,7 @@ use sqlx::{
     postgres::PgConnectOptions,
 };
 
-use super::redact;
+use super::{Database, redact};
 
 /// The history of our own migrations.
 const HISTORY_TABLE: &str = "public.freezeframe_migrations";
@@ -54,9 +54,35 @@ async fn run_all(connection: &mut PgConnection) -> Result<()> {
         ensure_extension(connection, extension).await?;
     }
     run("queue", apalis_postgres::PostgresStorage::<()>::migrations(), connection).await?;
-    let mut ours = sqlx::migrate!("./migrations");
+    let mut ours = ours();
     ours.dangerous_set_table_name(HISTORY_TABLE);
-    run("freezeframe", ours, connection).await
+    run("freezeframe", ours, connection).await?;
+    // so that the service can tell whether it is ready
+    connection.execute(AssertSqlSafe(format!("grant select on {HISTORY_TABLE} to freezeframe_app"))).await?;
+    Ok(())
+}
+
+fn ours() -> Migrator {
+    sqlx::migrate!("./migrations")
+}
+
+impl Database {
+    /// Whether the schema is at least as new as this program; `false` also for a database that was never migrated.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_migrated(&self) -> Result<bool, sqlx::Error> {
+        const UNDEFINED_TABLE: &str = "42P01";
+        const INSUFFICIENT_PRIVILEGE: &str = "42501";
+        let newest = format!("select max(version) from {HISTORY_TABLE} where success");
+        match sqlx::query_scalar::<_, Option<i64>>(AssertSqlSafe(newest)).fetch_one(self.pool()).await {
+            Ok(applied) => Ok(applied >= ours().iter().map(|migration| migration.version).max()),
+            Err(error) => match error.as_database_error().and_then(|answer| answer.code()).as_deref() {
+                Some(UNDEFINED_TABLE | INSUFFICIENT_PRIVILEGE) => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
 }
 
 async fn run(set: &str, mut migrator: Migrator, connection: &mut PgConnection) -> Result<()> {

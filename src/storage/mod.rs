@@ -69,6 +69,11 @@ impl ObjectKey {
         let file = format!("{}.mp4", attempt.bare());
         ObjectKey(Path::from_iter([tenant.bare(), batch.bare(), video.bare(), file]))
     }
+
+    /// The key as it was stored with the video; `None` when the text is no path below the store.
+    pub fn from_stored(text: &str) -> Option<ObjectKey> {
+        Path::parse(text).ok().filter(|path| path.parts().next().is_some()).map(ObjectKey)
+    }
 }
 
 impl fmt::Display for ObjectKey {

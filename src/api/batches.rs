@@ -1,0 +1,211 @@
+//! Batches over HTTP: submit one, list them, look at one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::Utc;
+use poem::http::HeaderMap;
+use poem::web::Data;
+use poem_openapi::param::{Path, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{ApiResponse, OpenApi};
+use serde_json::Value;
+
+use super::auth::Caller;
+use super::batch_schema::{VideoBatch, VideoBatchAccepted, VideoBatchPage, VideoBatchRequest};
+use super::error::{ApiError, key_used};
+use super::limits::JsonBody;
+use super::page::{self, Limit};
+use super::words::Word;
+use super::{ApiState, Topic};
+use crate::batches::{self, AdmissionError, Admitted, Order, Receipt, Wrong};
+use crate::domain::{BatchId, BatchStatus, TenantId};
+use crate::idempotency::RequestHash;
+use crate::metrics;
+
+/// Where the idempotency key may stand beside the body.
+const KEY_HEADERS: [&str; 2] = ["X-Request-Id", "Idempotency-Key"];
+const LIST: &str = "batches";
+
+pub struct BatchesApi;
+
+#[derive(ApiResponse)]
+enum Submitted {
+    /// Accepted: the whole price is frozen and every video will be made, or refunded.
+    #[oai(status = 202)]
+    Accepted(
+        Json<VideoBatchAccepted>,
+        /// Where the batch can be looked at.
+        #[oai(header = "Location")]
+        String,
+        /// `true` when the same request was accepted before and this is that answer.
+        #[oai(header = "Idempotent-Replayed")]
+        Option<bool>,
+    ),
+}
+
+#[OpenApi(tag = "Topic::Batches")]
+impl BatchesApi {
+    /// Submit a batch of videos
+    ///
+    /// Checks every item, freezes the price of the whole batch and accepts it, in one step: a batch that is answered with
+    /// 202 is paid for and durable. Each video is then made on its own. Successes are charged when the batch ends; every
+    /// failure is refunded at once.
+    ///
+    /// **Idempotency.** Send a key of your own as `x-request-id` in the body, or as the header `X-Request-Id` or
+    /// `Idempotency-Key`. The same key with the same body gets the same answer again and never buys twice; with another
+    /// body it is refused (422). Keys have 1 to 255 printable ASCII characters.
+    #[oai(path = "/video-batch", method = "post", operation_id = "submitVideoBatch")]
+    async fn submit(
+        &self,
+        caller: Caller,
+        Data(state): Data<&ApiState>,
+        headers: &HeaderMap,
+        body: JsonBody<VideoBatchRequest>,
+    ) -> Result<Submitted, ApiError> {
+        let body = body.read(state.max_body_bytes).await?;
+        if body.is_empty() {
+            return Err(ApiError::empty_body());
+        }
+        let header_keys = header_keys(headers);
+        match submit(state, caller.0.id, body, header_keys).await? {
+            Admitted::New(receipt) => {
+                metrics::batch_admitted(u64::from(receipt.total), receipt.frozen_credits.get());
+                Ok(accepted(receipt, None))
+            }
+            Admitted::Replayed(receipt) => Ok(accepted(receipt, Some(true))),
+        }
+    }
+
+    /// List batches
+    ///
+    /// Newest first. Follow `next_cursor` until it is absent.
+    #[oai(path = "/video-batch", method = "get", operation_id = "listVideoBatches")]
+    async fn list(
+        &self,
+        caller: Caller,
+        Data(state): Data<&ApiState>,
+        /// Only batches of this status.
+        status: Query<Option<Word<BatchStatus>>>,
+        /// How many batches a page shows.
+        #[oai(default)]
+        limit: Query<Limit>,
+        /// `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> Result<Json<VideoBatchPage>, ApiError> {
+        let before: Option<BatchId> = page::after(LIST, cursor.0.as_deref())?;
+        let mut conn = state.connection().await?;
+        let status = status.0.map(|Word(status)| status);
+        let rows = batches::batches(&mut conn, caller.0.id, before, status, limit.rows()).await?;
+        let (rows, next_cursor) = page::page(rows, limit.0, |batch| page::cursor(LIST, batch.id));
+        Ok(Json(VideoBatchPage { data: rows.into_iter().map(VideoBatch::from).collect(), next_cursor }))
+    }
+
+    /// Look at a batch
+    ///
+    /// Counts and credits are of one moment: `total = waiting + in_progress + succeeded + failed` and
+    /// `frozen = charged + refunded + held`, always.
+    #[oai(path = "/video-batch/:batch_id", method = "get", operation_id = "getVideoBatch")]
+    async fn get(
+        &self,
+        caller: Caller,
+        Data(state): Data<&ApiState>,
+        /// The id of a batch, `bat_` and 26 characters.
+        batch_id: Path<String>,
+    ) -> Result<Json<VideoBatch>, ApiError> {
+        let id = parse_id(&batch_id.0)?;
+        let mut conn = state.connection().await?;
+        let found = batches::batch(&mut conn, caller.0.id, id).await?;
+        Ok(Json(found.ok_or_else(|| no_batch(id))?.into()))
+    }
+}
+
+/// A batch id as it stands in a path.
+///
+/// # Errors
+/// Not found, as for any other id that is not the tenant's.
+pub(super) fn parse_id(text: &str) -> Result<BatchId, ApiError> {
+    text.parse().map_err(|error| ApiError::not_found(format!("the batch id in the address is {error}")))
+}
+
+pub(super) fn no_batch(id: BatchId) -> ApiError {
+    ApiError::not_found(format!("there is no batch {id} of this tenant"))
+}
+
+fn accepted(receipt: Receipt, replayed: Option<bool>) -> Submitted {
+    let body = VideoBatchAccepted::from(receipt);
+    let location = body.links.batch.clone();
+    Submitted::Accepted(Json(body), location, replayed)
+}
+
+/// Every idempotency key among the headers, by the header's name.
+fn header_keys(headers: &HeaderMap) -> Vec<(&'static str, String)> {
+    let values = KEY_HEADERS.iter().flat_map(|name| headers.get_all(*name).iter().map(move |value| (*name, value)));
+    values.map(|(name, value)| (name, String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+}
+
+/// What a body turned out to be.
+enum Read {
+    Order(Arc<Order>),
+    /// Not valid today; with its key, if it has one, under which it may have been answered before.
+    Invalid(Vec<Wrong>, Option<(String, RequestHash)>),
+}
+
+async fn submit(
+    state: &ApiState,
+    tenant: TenantId,
+    body: Bytes,
+    header_keys: Vec<(&'static str, String)>,
+) -> Result<Admitted, ApiError> {
+    match read(state, body, header_keys).await? {
+        Read::Order(order) => state.admission.admit(tenant, order).await.map_err(refused),
+        Read::Invalid(wrong, None) => Err(invalid(wrong)),
+        Read::Invalid(mut wrong, Some((key, hash))) => {
+            match state.admission.answered_before(tenant, (&key, &hash)).await {
+                Ok(Some(receipt)) => Ok(Admitted::Replayed(receipt)),
+                Ok(None) => Err(invalid(wrong)),
+                Err(AdmissionError::KeyUsedForOtherContent) => {
+                    wrong.push(key_used());
+                    Err(invalid(wrong))
+                }
+                Err(error) => Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Parses on a thread of its own: ten thousand items take longer than other requests should wait.
+async fn read(state: &ApiState, body: Bytes, keys: Vec<(&'static str, String)>) -> Result<Read, ApiError> {
+    let (catalogue, limits) = (state.catalogue.clone(), state.order_limits);
+    let parsing = tokio::task::spawn_blocking(move || {
+        let body: Value = serde_json::from_slice(&body)?;
+        let keys: Vec<(&str, &str)> = keys.iter().map(|(name, key)| (*name, key.as_str())).collect();
+        Ok(match batches::parse(&body, &keys, limits, (&catalogue, Utc::now().date_naive())) {
+            Ok(order) => Read::Order(Arc::new(order)),
+            Err(wrong) => Read::Invalid(wrong, batches::repeated_request(&body, &keys)),
+        })
+    });
+    match parsing.await {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(error)) => {
+            metrics::batch_refused("invalid");
+            Err(ApiError::not_json(&error))
+        }
+        Err(stopped) => Err(ApiError::internal(format_args!("parsing a body ended early: {stopped}"))),
+    }
+}
+
+fn invalid(wrong: Vec<Wrong>) -> ApiError {
+    metrics::batch_refused("invalid");
+    ApiError::invalid_order(wrong)
+}
+
+fn refused(error: AdmissionError) -> ApiError {
+    match &error {
+        AdmissionError::ShortOfCredits { .. } => metrics::batch_refused("credits"),
+        AdmissionError::KeyUsedForOtherContent => metrics::batch_refused("key"),
+        AdmissionError::KeyInFlight => metrics::batch_refused("conflict"),
+        AdmissionError::BrokenAnswer(_) | AdmissionError::Ledger(_) | AdmissionError::Database(_) => {}
+    }
+    error.into()
+}

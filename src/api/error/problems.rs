@@ -1,0 +1,187 @@
+//! The kinds of problems: their stable names, statuses and remedies, the document that carries one, and what may go wrong
+//! with an operation.
+
+use poem::http::StatusCode;
+use poem_openapi::Object;
+use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaOperation, MetaParamIn, MetaResponse};
+use poem_openapi::types::{ToJSON, Type};
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $slug:literal $status:ident $title:literal $remedy:literal;)+) => {
+        /// Why a request was refused: the last part of a problem's `type`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind { $($(#[$doc])* $kind),+ }
+
+        impl Kind {
+            pub const ALL: [Kind; [$(Kind::$kind),+].len()] = [$(Kind::$kind),+];
+
+            /// The stable name.
+            pub const fn slug(self) -> &'static str {
+                match self { $(Kind::$kind => $slug),+ }
+            }
+
+            pub const fn status(self) -> StatusCode {
+                match self { $(Kind::$kind => StatusCode::$status),+ }
+            }
+
+            pub const fn title(self) -> &'static str {
+                match self { $(Kind::$kind => $title),+ }
+            }
+
+            /// What a client should do.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Kind::$kind => $remedy),+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    BadRequest = "bad-request" BAD_REQUEST "Bad request"
+        "Read `detail`; the request cannot be understood as it is.";
+    BadParameter = "bad-parameter" BAD_REQUEST "Bad parameter"
+        "Correct or leave out the parameter that `errors` names.";
+    NotJson = "not-json" BAD_REQUEST "Body is not JSON"
+        "`detail` names the line and the column. Send one JSON object, encoded as UTF-8.";
+    Unauthorized = "unauthorized" UNAUTHORIZED "API key missing or not valid"
+        "Send your key in the header `X-API-Key`, whole and without quotes.";
+    ShortOfCredits = "short-of-credits" PAYMENT_REQUIRED "Not enough credits"
+        "Send a smaller batch, wait for refunds, or buy credits for at least `shortfall`.";
+    ForgedLink = "forged-link" FORBIDDEN "Link not valid"
+        "Use the link exactly as the API gave it, or read the video again for a new one.";
+    NotFound = "not-found" NOT_FOUND "Not found"
+        "Check the address and the id; batches of other tenants are not visible.";
+    MethodNotAllowed = "method-not-allowed" METHOD_NOT_ALLOWED "Method not allowed"
+        "Use a method that the header `Allow` names.";
+    KeyInFlight = "key-in-flight" CONFLICT "Same request is being processed"
+        "Repeat the request after `Retry-After`; it is then answered like the first.";
+    ExpiredLink = "expired-link" GONE "Link expired"
+        "Read the video again for a new link; the file is still there.";
+    BodyTooLarge = "body-too-large" PAYLOAD_TOO_LARGE "Body too large"
+        "Split the batch.";
+    UnsupportedMediaType = "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "Content type not supported"
+        "Send `Content-Type: application/json`.";
+    RangeOutside = "range-outside" RANGE_NOT_SATISFIABLE "Range outside of the file"
+        "`Content-Range` names the length of the file.";
+    InvalidOrder = "invalid-order" UNPROCESSABLE_ENTITY "Batch not valid"
+        "Correct everything that `errors` names, each by its JSON pointer into the body. Nothing was frozen.";
+    KeyReused = "key-reused" UNPROCESSABLE_ENTITY "Idempotency key used before"
+        "Send a new key for a new batch; the same key only with the same body.";
+    Internal = "internal" INTERNAL_SERVER_ERROR "Internal error"
+        "Repeat the request with the same idempotency key, and tell support the `trace_id`.";
+    Unavailable = "unavailable" SERVICE_UNAVAILABLE "Temporarily unavailable"
+        "Repeat the request after `Retry-After`.";
+    OutcomeUnknown = "outcome-unknown" SERVICE_UNAVAILABLE "Outcome unknown"
+        "Repeat the request with the same idempotency key: it is answered like the first if that was accepted.";
+}
+
+/// An error, as described by RFC 9457. Branch on `type`; `title` and `detail` are for people and may change.
+#[derive(Clone, Debug, Object)]
+#[oai(skip_serializing_if_is_none, skip_serializing_if_is_empty)]
+pub struct Problem {
+    /// The kind of problem: `/problems#` and a stable name, such as `/problems#short-of-credits`.
+    #[oai(rename = "type")]
+    pub problem_type: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong with this request and what to do.
+    pub detail: String,
+    /// The path that was asked for.
+    pub instance: Option<String>,
+    /// Names this request in our logs; also in the header `X-Trace-Id`.
+    pub trace_id: Option<String>,
+    /// Everything that is wrong, each with its place.
+    pub errors: Vec<ProblemError>,
+    /// With status 402: what the batch costs, in credits.
+    pub required: Option<i64>,
+    /// With status 402: what the tenant may spend, in credits.
+    pub available: Option<i64>,
+    /// With status 402: what is missing, in credits.
+    pub shortfall: Option<i64>,
+}
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct ProblemError {
+    /// A JSON pointer (RFC 6901) into the body, such as `/items/3/model`.
+    pub pointer: Option<String>,
+    /// The name of a parameter of the query, the path or a header.
+    pub parameter: Option<String>,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl Problem {
+    pub const CONTENT_TYPE: &'static str = "application/problem+json";
+
+    pub fn new(kind: Kind, detail: String, errors: Vec<ProblemError>) -> Problem {
+        Problem {
+            problem_type: format!("/problems#{}", kind.slug()),
+            title: kind.title().to_owned(),
+            status: kind.status().as_u16(),
+            detail,
+            instance: None,
+            trace_id: None,
+            errors,
+            required: None,
+            available: None,
+            shortfall: None,
+        }
+    }
+
+    pub fn to_text(&self) -> String {
+        self.to_json_string()
+    }
+}
+
+/// The errors of an operation, which follow from what it takes.
+pub fn responses_of(operation: &MetaOperation) -> Vec<MetaResponse> {
+    let takes = |place| operation.params.iter().any(|param| param.in_type == place);
+    let (body, key) = (operation.request.is_some(), !operation.security.is_empty());
+    let possible = [
+        (
+            takes(MetaParamIn::Query) || body,
+            400,
+            "The body is not JSON, or a parameter cannot be used; `errors` names it.",
+        ),
+        (key, 401, "The API key is missing, malformed, revoked or unknown."),
+        (
+            body,
+            402,
+            "The batch costs more credits than are available; `required`, `available` and `shortfall` say how many.",
+        ),
+        (takes(MetaParamIn::Path), 404, "The tenant has no such batch."),
+        (body, 409, "A request with the same idempotency key is being processed; repeat it after `Retry-After`."),
+        (body, 413, "The body is too large; split the batch."),
+        (body, 415, "The body is not declared as `application/json`."),
+        (
+            body,
+            422,
+            "Something is wrong with the batch: everything is listed in `errors` with JSON pointers, and nothing was frozen. \
+             Also: the idempotency key was used before for another batch.",
+        ),
+        (true, 500, "Something went wrong on our side."),
+        (true, 503, "Temporarily unavailable; repeat the request after `Retry-After`, with the same idempotency key."),
+    ];
+    possible.into_iter().filter(|(applies, ..)| *applies).map(|(_, status, words)| response(status, words)).collect()
+}
+
+fn response(status: u16, description: &'static str) -> MetaResponse {
+    let retry_after = MetaHeader {
+        name: "RETRY-AFTER".to_owned(),
+        description: Some("Seconds to wait before the request is repeated.".to_owned()),
+        required: true,
+        deprecated: false,
+        schema: u32::schema_ref(),
+    };
+    MetaResponse {
+        description,
+        status: Some(status),
+        status_range: None,
+        content: vec![MetaMediaType { content_type: Problem::CONTENT_TYPE, schema: Problem::schema_ref() }],
+        headers: if matches!(status, 409 | 503) { vec![retry_after] } else { vec![] },
+    }
+}

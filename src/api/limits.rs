@@ -1,0 +1,91 @@
+//! Bodies: read as raw bytes up to a hard limit, before anything is understood. The document shows what they should hold.
+
+use std::marker::PhantomData;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use poem::http::header;
+use poem::{Body, Request, RequestBody};
+use poem_openapi::payload::{Json, ParsePayload, Payload};
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::Type;
+
+use super::error::ApiError;
+
+/// A JSON body that has not been read yet; documented as a `T`.
+pub struct JsonBody<T> {
+    body: Body,
+    /// What `Content-Length` says.
+    declared_bytes: Option<u64>,
+    documented: PhantomData<fn() -> T>,
+}
+
+impl<T> JsonBody<T> {
+    /// The whole body; a longer one is refused as soon as that is known.
+    ///
+    /// # Errors
+    /// [`ApiError::body_too_large`], [`ApiError::unreadable_body`].
+    pub async fn read(self, max_bytes: usize) -> Result<Bytes, ApiError> {
+        if self.declared_bytes.is_some_and(|bytes| bytes > max_bytes as u64) {
+            return Err(ApiError::body_too_large(max_bytes));
+        }
+        let mut chunks = Box::pin(self.body.into_bytes_stream());
+        let mut read = BytesMut::new();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| ApiError::unreadable_body())?;
+            if read.len() + chunk.len() > max_bytes {
+                return Err(ApiError::body_too_large(max_bytes));
+            }
+            read.extend_from_slice(&chunk);
+        }
+        Ok(read.freeze())
+    }
+}
+
+impl<T: Type> Payload for JsonBody<T> {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn check_content_type(content_type: &str) -> bool {
+        Json::<T>::check_content_type(content_type)
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Type> ParsePayload for JsonBody<T> {
+    const IS_REQUIRED: bool = true;
+
+    async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
+        let declared = request.headers().get(header::CONTENT_LENGTH);
+        let declared_bytes = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+        Ok(JsonBody { body: body.take()?, declared_bytes, documented: PhantomData })
+    }
+}
+
+poem_openapi::impl_apirequest_for_payload!(JsonBody<T>, T: Type);
+
+#[cfg(test)]
+mod tests {
+    use std::marker::PhantomData;
+
+    use poem::Body;
+
+    use super::JsonBody;
+
+    fn body(text: &'static str, declared_bytes: Option<u64>) -> JsonBody<String> {
+        JsonBody { body: Body::from(text), declared_bytes, documented: PhantomData }
+    }
+
+    #[tokio::test]
+    async fn a_body_of_the_limit_is_read_and_a_longer_one_refused() {
+        assert_eq!(body("12345", Some(5)).read(5).await.unwrap(), "12345");
+        assert!(body("123456", None).read(5).await.is_err());
+        assert!(body("", Some(6)).read(5).await.is_err());
+    }
+}

@@ -1,0 +1,178 @@
+//! The videos of a batch over HTTP: how far each is, why it failed, where its file is.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use freezeframe_workflows::retry::retryable_by_customer;
+use poem::web::Data;
+use poem_openapi::param::{Path, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+
+use super::auth::Caller;
+use super::batch_schema::metadata;
+use super::batches::{no_batch, parse_id};
+use super::error::ApiError;
+use super::page::{self, Limit};
+use super::words::Word;
+use super::{ApiState, Topic};
+use crate::batches::{self, VideoFailure, VideoOutput, VideoView};
+use crate::domain::{Credits, FailureClass, VideoId, VideoState};
+use crate::storage::{self, LinkSigner};
+
+const LIST: &str = "videos";
+
+pub struct VideosApi;
+
+#[OpenApi(tag = "Topic::Batches")]
+impl VideosApi {
+    /// List the videos of a batch
+    ///
+    /// In the order of the items. A finished video has a link to its file as soon as it is stored, while the others are
+    /// still being made. Follow `next_cursor` until it is absent.
+    #[oai(path = "/video-batch/:batch_id/videos", method = "get", operation_id = "listVideos")]
+    async fn list(
+        &self,
+        caller: Caller,
+        Data(state): Data<&ApiState>,
+        /// The id of a batch, `bat_` and 26 characters.
+        batch_id: Path<String>,
+        /// Only videos in this state.
+        #[oai(name = "state")]
+        wanted: Query<Option<Word<VideoState>>>,
+        /// How many videos a page shows.
+        #[oai(default)]
+        limit: Query<Limit>,
+        /// `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> Result<Json<VideoPage>, ApiError> {
+        let id = parse_id(&batch_id.0)?;
+        let after: Option<u32> = page::after(LIST, cursor.0.as_deref())?;
+        let (tenant, wanted) = (caller.0.id, wanted.0.map(|Word(state)| state));
+        let mut conn = state.connection().await?;
+        let rows = batches::videos(&mut conn, (tenant, id), after, wanted, limit.rows()).await?;
+        if rows.is_empty() && batches::batch(&mut conn, tenant, id).await?.is_none() {
+            return Err(no_batch(id));
+        }
+        let (rows, next_cursor) = page::page(rows, limit.0, |video| page::cursor(LIST, video.position));
+        let now = Utc::now();
+        let data = rows.into_iter().map(|row| Video::new(row, &state.links, now)).collect();
+        Ok(Json(VideoPage { data, next_cursor }))
+    }
+}
+
+/// A page of videos.
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none)]
+struct VideoPage {
+    data: Vec<Video>,
+    /// For the next page; absent on the last one.
+    next_cursor: Option<String>,
+}
+
+/// A video at one moment.
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none)]
+struct Video {
+    video_id: String,
+    /// Which item of the batch it is, from 0.
+    index: u32,
+    custom_id: Option<String>,
+    model: String,
+    seconds: u32,
+    size: String,
+    state: Word<VideoState>,
+    /// How often it was tried, the present attempt included.
+    attempts: u32,
+    /// When a video that waits after a failed attempt may be tried again.
+    retry_at: Option<DateTime<Utc>>,
+    /// Present when it failed.
+    failure: Option<Failure>,
+    price_credits: i64,
+    /// Its price when it succeeded, otherwise 0. Taken from the batch's frozen credits when the batch ends.
+    charged_credits: i64,
+    /// Its price when it failed, otherwise 0. Back in the wallet at that moment.
+    refunded_credits: i64,
+    /// Present when it succeeded.
+    output: Option<Output>,
+    metadata: Option<BTreeMap<String, String>>,
+    created_at: DateTime<Utc>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+/// Why a video failed.
+#[derive(Object)]
+struct Failure {
+    #[oai(rename = "type")]
+    failure_type: Word<FailureClass>,
+    /// What happened, in words.
+    message: String,
+    /// Whether ordering the same video again may succeed.
+    retryable: bool,
+}
+
+/// The file of a video.
+#[derive(Object)]
+struct Output {
+    /// Works without an API key until it expires; read the video again for a new one.
+    url: String,
+    expires_at: DateTime<Utc>,
+    bytes: u64,
+    /// SHA-256 of the file, in lower-case hexadecimal; also its `ETag`.
+    sha256: String,
+    content_type: String,
+}
+
+impl Video {
+    fn new(view: VideoView, links: &LinkSigner, now: DateTime<Utc>) -> Video {
+        let settled_as = |state| if view.state == state { view.price } else { Credits::ZERO }.get();
+        let backs_off = view.state == VideoState::Waiting && view.attempts > 0;
+        Video {
+            video_id: view.id.to_string(),
+            index: view.position,
+            model: view.model,
+            seconds: view.seconds,
+            size: view.size,
+            state: Word(view.state),
+            attempts: view.attempts,
+            retry_at: view.eligible_at.filter(|at| backs_off && *at > now),
+            price_credits: view.price.get(),
+            charged_credits: settled_as(VideoState::Succeeded),
+            refunded_credits: settled_as(VideoState::Failed),
+            custom_id: view.custom_id,
+            failure: view.failure.filter(|_| view.state == VideoState::Failed).map(Failure::from),
+            output: view.output.map(|output| Output::new(view.id, &output, links, now)),
+            metadata: metadata(view.metadata),
+            created_at: view.created_at,
+            finished_at: view.finished_at,
+        }
+    }
+}
+
+impl From<VideoFailure> for Failure {
+    fn from(failure: VideoFailure) -> Failure {
+        Failure {
+            failure_type: Word(failure.class),
+            message: failure.message,
+            retryable: retryable_by_customer(failure.class),
+        }
+    }
+}
+
+impl Output {
+    fn new(video: VideoId, output: &VideoOutput, links: &LinkSigner, now: DateTime<Utc>) -> Output {
+        let link = links.sign(video, now);
+        Output {
+            url: link.url.to_string(),
+            expires_at: link.expires_at,
+            bytes: output.bytes,
+            sha256: hex(&output.sha256),
+            content_type: storage::CONTENT_TYPE.to_owned(),
+        }
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,121 @@
+//! The closed lists of words that the API shows, documented from the domain's own lists: a state added there is shown here
+//! without anybody's help.
+
+use std::borrow::Cow;
+
+use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
+use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type};
+use serde_json::Value;
+
+use crate::domain::{BatchStatus, FailureClass, GrantSource, LedgerAct, VideoState};
+
+/// A closed list of words.
+pub trait Vocabulary: Copy + Send + Sync + 'static {
+    /// The schema's name in the document.
+    const NAME: &'static str;
+    const ABOUT: &'static str;
+    fn all() -> &'static [Self];
+    fn word(self) -> &'static str;
+}
+
+macro_rules! vocabulary {
+    ($($list:ident . $word:ident is $name:literal $about:literal;)+) => {
+        $(impl Vocabulary for $list {
+            const NAME: &'static str = $name;
+            const ABOUT: &'static str = $about;
+
+            fn all() -> &'static [$list] {
+                &$list::ALL
+            }
+
+            fn word(self) -> &'static str {
+                $list::$word(self)
+            }
+        })+
+    };
+}
+
+vocabulary! {
+    BatchStatus.word is "BatchStatus"
+        "`queued`: accepted and paid for. `processing`: the first video was handed to a worker. `completed`, `partial`, \
+         `failed`: all, some, none of the videos succeeded, and the money is settled.";
+    VideoState.word is "VideoState"
+        "`waiting`: for its turn, or before another attempt. `released`: a worker will take it. `running`: being made. \
+         `succeeded`: stored and charged with the batch. `failed`: refunded.";
+    FailureClass.name is "FailureType" "Why a video failed. Every failed video is refunded in full, whatever its type.";
+    GrantSource.word is "CreditSource"
+        "Where credits came from. They are spent in this order, and a refund returns to its own source.";
+    LedgerAct.word is "LedgerAct" "What an entry records.";
+}
+
+/// A word of a closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word<T>(pub T);
+
+impl<T: Vocabulary> Type for Word<T> {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        T::NAME.into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Reference(T::NAME.to_owned())
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<Self, _>(T::NAME.to_owned(), |_| MetaSchema {
+            description: Some(T::ABOUT),
+            enum_items: T::all().iter().map(|value| value.word().into()).collect(),
+            ..MetaSchema::new("string")
+        });
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl<T: Vocabulary> ParseFromParameter for Word<T> {
+    fn parse_from_parameter(text: &str) -> ParseResult<Self> {
+        let found = T::all().iter().find(|value| value.word() == text);
+        found.map(|value| Word(*value)).ok_or_else(|| {
+            let words: Vec<&str> = T::all().iter().map(|value| value.word()).collect();
+            ParseError::custom(format!("must be one of {}", words.join(", ")))
+        })
+    }
+}
+
+impl<T: Vocabulary> ParseFromJSON for Word<T> {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        let value = value.unwrap_or_default();
+        Self::parse_from_parameter(value.as_str().unwrap_or_default())
+    }
+}
+
+impl<T: Vocabulary> ToJSON for Word<T> {
+    fn to_json(&self) -> Option<Value> {
+        Some(self.0.word().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use poem_openapi::types::ParseFromParameter as _;
+
+    use super::Word;
+    use crate::domain::VideoState;
+
+    #[test]
+    fn a_wrong_word_is_answered_with_the_right_ones() {
+        assert_eq!(Word::parse_from_parameter("failed").unwrap(), Word(VideoState::Failed));
+        let error = Word::<VideoState>::parse_from_parameter("Failed").unwrap_err().into_message();
+        assert!(error.ends_with("must be one of waiting, released, running, succeeded, failed"), "{error}");
+    }
+}
