@@ -152,7 +152,7 @@ fn wrong_imports(source: &Source) -> Vec<String> {
     let allowed = |other: &str| match (room, floor(room)) {
         (ALONE, _) => false,
         (room, None) if BESIDE.contains(&room) => other == "domain",
-        (room, Some(own)) => {
+        (_, Some(own)) => {
             BESIDE.contains(&other)
                 || floor(other).is_some_and(|other| other < own)
                 // what plays the provider is started from the top floors alone

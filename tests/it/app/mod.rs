@@ -224,7 +224,7 @@ impl TestApp {
         if self.roles.api || self.roles.worker || self.roles.scheduler {
             let providers = self.provider.map(|make| {
                 let mut registry = Registry::default();
-                ["sora", "veo"].map(|account| registry.insert(make(account)));
+                ["sora", "veo"].iter().for_each(|account| registry.insert(make(account)));
                 registry
             });
             let parts = Parts { providers, ..Parts::default() };
