@@ -68,7 +68,7 @@ impl Store {
             Some(url) => Store { url: url.expose().to_owned(), embedded: None },
             None => {
                 let embedded = start_embedded(config).await?;
-                db::create_database(&embedded.url("postgres"), EMBEDDED_DATABASE, None).await?;
+                db::ensure_database(&embedded.url("postgres"), EMBEDDED_DATABASE).await?;
                 Store { url: embedded.url(EMBEDDED_DATABASE), embedded: Some(embedded) }
             }
         };

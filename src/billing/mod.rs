@@ -1,8 +1,11 @@
 //! What money means beyond a single movement.
 //!
-//! Owns onboarding: a tenant begins with its wallets and its first credits.
-//! Refuses: to write ledger tables by itself (the ledger does).
+//! Owns onboarding, a tenant with its wallets and its first credits, and the reconciliation: whether the books agree with
+//! themselves and with the work that they speak of.
+//! Refuses: to write ledger tables (the ledger does), to mend what it finds (a person does, by an adjustment).
 
 mod onboarding;
+mod reconcile;
 
 pub use onboarding::{OnboardingError, onboard};
+pub use reconcile::{ReconcileError, Reconciliation, reconcile};

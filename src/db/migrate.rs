@@ -149,6 +149,18 @@ pub async fn create_database(admin_url: &str, name: &str, template: Option<&str>
         .with_context(|| format!("cannot create the database {name}"))
 }
 
+/// Creates a database unless it is there already; another process may be creating it at this moment.
+pub async fn ensure_database(admin_url: &str, name: &str) -> Result<()> {
+    // duplicate_database, or unique_violation when both inserted into the catalogue at once
+    const EXISTS: [&str; 2] = ["42P04", "23505"];
+    let Err(error) = create_database(admin_url, name, None).await else { return Ok(()) };
+    let refusal = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+    match refusal.and_then(|refusal| refusal.code()) {
+        Some(code) if EXISTS.contains(&code.as_ref()) => Ok(()),
+        _ => Err(error),
+    }
+}
+
 /// Drops a database if it exists, ending the sessions in it.
 pub async fn drop_database(admin_url: &str, name: &str) -> Result<()> {
     administer(admin_url, format!("drop database if exists {} with (force)", quoted(name)))

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 pub use act::{ActError, CommitUnknown, Tx, commit, commit_unknown};
 pub use embedded::{Embedded, EmbeddedSettings};
-pub use migrate::{create_database, drop_database, migrate};
+pub use migrate::{create_database, drop_database, ensure_database, migrate};
 pub use session::redact;
 
 /// How to reach the database and how its sessions behave.

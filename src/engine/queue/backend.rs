@@ -103,6 +103,7 @@ impl Backend for SlotBackend {
         if !std::mem::replace(&mut self.started, true) {
             if let Err(error) = pulse::start(self.pool.clone()) {
                 tracing::error!(worker = %self.pool.worker, %error, "no thread for the heartbeat; this worker will fetch nothing: restart the process");
+                self.pool.pulse_ended.cancel();
             }
             tokio::spawn(pulse::listen(self.pool.clone()));
             tokio::spawn(fetch_jobs(self.pool.clone()));
@@ -123,7 +124,7 @@ impl Backend for SlotBackend {
     fn poll_close(&mut self, cx: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Infallible>> {
         self.pool.stop.cancel();
         self.pool.waker.register(cx.waker());
-        if self.started && !self.pool.is_drained() {
+        if self.started && !(self.pool.is_drained() && self.pool.pulse_ended.is_cancelled()) {
             return Poll::Pending;
         }
         // without it a worker whose stream has ended waits for ever

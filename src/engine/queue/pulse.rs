@@ -30,18 +30,16 @@ pub(super) fn start(pool: Arc<SlotPool>) -> std::io::Result<()> {
 async fn pulse(pool: Arc<SlotPool>) {
     let mut connection = None;
     let mut last_beat = Instant::now();
+    let mut told_to_stop = false;
     let mut tick = interval(pool.settings.heartbeat);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = pool.beat_now.notified() => {}
+            () = pool.stop.cancelled(), if !told_to_stop => told_to_stop = true,
         }
         match timeout(pool.settings.dead_after / 2, beat(&pool, &mut connection)).await {
-            Ok(Ok(())) if pool.stop.is_cancelled() && pool.is_drained() => {
-                pool.waker.wake();
-                return;
-            }
             Ok(Ok(())) => {
                 metrics::heartbeat_gap(pool.settings.queue, last_beat.elapsed());
                 last_beat = Instant::now();
@@ -55,6 +53,11 @@ async fn pulse(pool: Arc<SlotPool>) {
                 tracing::warn!(worker = %pool.worker, %error, "heartbeat failed; trying again");
                 sleep(RETRY_PAUSE).await;
             }
+        }
+        if pool.stop.is_cancelled() && pool.is_drained() {
+            pool.pulse_ended.cancel();
+            pool.waker.wake();
+            return;
         }
         pool.waker.wake();
     }

@@ -83,6 +83,9 @@ impl Drop for Job {
             // a handler that panics would panic again at once
             let after = if std::thread::panicking() { PANIC_PAUSE } else { Duration::ZERO };
             self.pool.unsettled().push(GivenBack { ticket: self.ticket, after });
+        }
+        // a stopping worker waits for its last job to hand in
+        if !self.settled || self.pool.stop.is_cancelled() {
             self.pool.beat_now.notify_one();
         }
     }
@@ -100,6 +103,8 @@ pub(super) struct SlotPool {
     pub(super) beat_now: Notify,
     pub(super) stop: CancellationToken,
     pub(super) registered: CancellationToken,
+    /// The heartbeat is over: from then on nothing of this worker touches the database.
+    pub(super) pulse_ended: CancellationToken,
     fetch_ended: AtomicBool,
     ready: Mutex<VecDeque<Job>>,
     held: Mutex<HashSet<Ulid>>,
@@ -120,6 +125,7 @@ impl SlotPool {
             beat_now: Notify::new(),
             stop,
             registered: CancellationToken::new(),
+            pulse_ended: CancellationToken::new(),
             fetch_ended: AtomicBool::new(false),
             ready: Mutex::default(),
             held: Mutex::default(),

@@ -1,0 +1,66 @@
+//! `freezeframe serve`: some of the roles, in as many processes on as many hosts as it takes.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use super::output;
+use super::signals::{Signals, run_until_stopped};
+use crate::config::Config;
+use crate::service::{Parts, Roles, Service, Store};
+
+/// Run some of the roles; any number of processes share the work.
+#[derive(Args)]
+pub(super) struct ServeArgs {
+    /// What this process does
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "api,worker,scheduler")]
+    roles: Vec<Role>,
+    /// Address and port of the API [default: the setting `listen`, 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    /// Answers requests
+    Api,
+    /// Makes videos, settles batches, delivers webhooks
+    Worker,
+    /// Decides which video may run; one of all processes leads, the others stand by
+    Scheduler,
+}
+
+pub(super) async fn run(config: Config, args: ServeArgs) -> Result<ExitCode> {
+    let has = |role| args.roles.contains(&role);
+    let roles = Roles { api: has(Role::Api), worker: has(Role::Worker), scheduler: has(Role::Scheduler) };
+    play(config, args.listen, roles).await
+}
+
+/// Plays the roles until a signal comes.
+pub(super) async fn play(mut config: Config, listen: Option<SocketAddr>, roles: Roles) -> Result<ExitCode> {
+    config.listen = listen.unwrap_or(config.listen);
+    if config.providers.is_empty() {
+        bail!(
+            "no provider account is configured, so no video could be made: add [[provider]] sections to the settings \
+             (freezeframe.example.toml shows how), or see it work with `freezeframe demo`"
+        );
+    }
+    let signals = Signals::listen()?;
+    let store = Store::open(&config).await?;
+    let service = match Service::start(&config, &store, roles, Parts::default()).await {
+        Ok(service) => service,
+        Err(error) => {
+            store.release().await?;
+            return Err(error);
+        }
+    };
+    if let Some(address) = service.address {
+        output::line(&format!("API      http://{address}/api/enterprise"))?;
+        output::line(&format!("docs     http://{address}/docs"))?;
+        output::line(&format!("metrics  http://{address}/metrics"))?;
+    }
+    run_until_stopped(service, store, signals).await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,130 @@
+//! `freezeframe tenant`: customers, from the operator's side.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::output::{self, amount};
+use crate::billing;
+use crate::config::Config;
+use crate::domain::{Credits, GrantSource};
+use crate::service::{Store, master_key};
+use crate::tenants::NewTenant;
+
+/// Manage customers.
+#[derive(Args)]
+pub(super) struct TenantArgs {
+    #[command(subcommand)]
+    command: TenantCommand,
+}
+
+#[derive(Subcommand)]
+enum TenantCommand {
+    /// Create a customer and show its API key and webhook secret, this one time
+    Create(CreateArgs),
+}
+
+#[derive(Args)]
+struct CreateArgs {
+    /// The customer's name
+    name: String,
+    /// Credits to begin with (1 credit = 1 US cent at list price)
+    #[arg(long, value_name = "N", value_parser = parse_credits)]
+    credits: Credits,
+    /// Where these credits come from
+    #[arg(long, value_enum, default_value = "paid")]
+    source: Source,
+    /// Videos that may start per minute [default: the setting limits.default_videos_per_minute]
+    #[arg(long, value_name = "N")]
+    videos_per_minute: Option<u32>,
+    /// Videos under way at once [default: the setting limits.default_max_in_flight]
+    #[arg(long, value_name = "N")]
+    max_in_flight: Option<u32>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Source {
+    /// Given free of charge: a pilot, goodwill
+    Promotional,
+    /// Bought
+    Paid,
+    /// Lent, to be invoiced
+    CreditLine,
+}
+
+pub(super) async fn run(config: Config, args: TenantArgs) -> Result<ExitCode> {
+    match args.command {
+        TenantCommand::Create(args) => create(config, args).await,
+    }
+}
+
+async fn create(config: Config, args: CreateArgs) -> Result<ExitCode> {
+    let source = match args.source {
+        Source::Promotional => GrantSource::Promotional,
+        Source::Paid => GrantSource::Paid,
+        Source::CreditLine => GrantSource::CreditLine,
+    };
+    let limits = &config.limits;
+    let limits = (
+        args.name.as_str(),
+        args.videos_per_minute.unwrap_or(limits.default_videos_per_minute),
+        args.max_in_flight.unwrap_or(limits.default_max_in_flight),
+    );
+    let store = Store::open(&config).await?;
+    let db = store.connect("tenant", 1, false).await?;
+    let created = billing::onboard(&db, &master_key(&config)?, limits, (args.credits, source)).await;
+    db.close().await;
+    store.release().await?;
+    show(&created.context("the tenant was not created")?, args.credits, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(new: &NewTenant, granted: Credits, as_json: bool) -> Result<()> {
+    let NewTenant { tenant, api_key, webhook_secret } = new;
+    if as_json {
+        let shown = json!({
+            "tenant_id": tenant.id,
+            "name": tenant.name,
+            "api_key": api_key.expose(),
+            "webhook_secret": webhook_secret.expose(),
+            "credits": granted,
+            "videos_per_minute": tenant.videos_per_minute,
+            "max_in_flight": tenant.max_in_flight,
+        });
+        output::line(&shown.to_string())?;
+    } else {
+        output::line(&format!("tenant_id       {}", tenant.id))?;
+        output::line(&format!("api_key         {}", api_key.expose()))?;
+        output::line(&format!("webhook_secret  {}", webhook_secret.expose()))?;
+        output::line(&format!("credits         {}", amount(granted.get())))?;
+        output::line(&format!(
+            "limits          {} videos per minute, {} at once",
+            tenant.videos_per_minute, tenant.max_in_flight
+        ))?;
+    }
+    eprintln!("keep the key and the secret now: they are shown this once and cannot be shown again");
+    Ok(())
+}
+
+fn parse_credits(text: &str) -> Result<Credits, String> {
+    let amount: i64 = text.parse().map_err(|_| "must be a whole number of credits".to_owned())?;
+    Credits::new(amount).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_credits;
+
+    #[test]
+    fn credits_are_whole_and_not_negative() {
+        assert!(parse_credits("625000").is_ok_and(|credits| credits.get() == 625_000));
+        assert!(parse_credits("-1").is_err());
+        assert!(parse_credits("61.5").is_err());
+        assert!(parse_credits("9223372036854775808").is_err());
+    }
+}
