@@ -1,0 +1,435 @@
+//! The test app: emulator, receiver, database and service of one test, and the audit that ends it.
+//!
+//! A test calls [`TestApp::finish`] at its end: everything is brought to rest, stopped and audited. Dropping an app without
+//! it fails the test. Waiting is always for something that can be seen, with a deadline that only a failure reaches.
+
+pub mod audit;
+pub mod client;
+pub mod instant;
+pub mod postgres;
+pub mod process;
+pub mod receiver;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use freezeframe::billing;
+use freezeframe::config::Config;
+use freezeframe::domain::{Credits, GrantSource, MasterKey};
+use freezeframe::emulator::{Emulator, EmulatorSettings, Profile, Rule};
+use freezeframe::providers::{Provider, Registry};
+use freezeframe::service::{Parts, Roles, Service, Store};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::task::JoinHandle;
+
+use audit::Audit;
+use client::{BATCHES, Customer, http_client};
+use postgres::TestDatabase;
+use process::ChildService;
+use receiver::Receiver;
+
+/// The longest wait for anything. Reached by failing tests alone.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at something that announces nothing.
+const GLANCE: Duration = Duration::from_millis(10);
+const MASTER_KEY: &str = "5f1d0c4b7a29e8863344556677889900aabbccddeeff00112233445566778899";
+const PROVIDER_KEY: &str = "emulator-key";
+const PROVIDER_KEY_VARIABLE: &str = "EMULATOR_KEY";
+
+pub const API: Roles = Roles { api: true, worker: false, scheduler: false };
+pub const API_AND_SCHEDULER: Roles = Roles { api: true, worker: false, scheduler: true };
+
+/// What a test wants otherwise than usual.
+#[derive(Clone)]
+pub struct TestSettings {
+    /// What runs inside the test; the rest may be started as processes of their own.
+    pub roles: Roles,
+    pub seed: u64,
+    pub profile: Profile,
+    pub rules: Vec<Rule>,
+    /// Videos that one worker carries.
+    pub slots: usize,
+    /// Moves every back-off up to now as soon as it is written.
+    pub skip_back_off: bool,
+    pub allow_private_webhooks: bool,
+    pub max_body_bytes: usize,
+    pub webhook_timeout_secs: u64,
+    pub submit_timeout_secs: u64,
+    /// Where videos are stored; a directory of the test's own when absent.
+    pub storage: Option<&'static str>,
+    /// Makes the videos in place of the emulator, for the roles inside the test.
+    pub provider: Option<fn(&str) -> Arc<dyn Provider>>,
+}
+
+impl Default for TestSettings {
+    fn default() -> TestSettings {
+        TestSettings {
+            roles: Roles::ALL,
+            seed: 1,
+            profile: Profile { one_clip_for_all: true, clip_seconds: 1, ..Profile::calm() },
+            rules: Vec::new(),
+            slots: 200,
+            skip_back_off: true,
+            allow_private_webhooks: true,
+            max_body_bytes: 4 << 20,
+            webhook_timeout_secs: 5,
+            submit_timeout_secs: 5,
+            storage: None,
+            provider: None,
+        }
+    }
+}
+
+pub struct TestApp {
+    pub db: TestDatabase,
+    pub emulator: Emulator,
+    pub receiver: Receiver,
+    pub http: reqwest::Client,
+    pub master: Arc<MasterKey>,
+    /// The text of the settings file, the same for processes of their own.
+    pub settings: String,
+    pub dir: tempfile::TempDir,
+    service: Option<Service>,
+    store: Store,
+    config: Config,
+    roles: Roles,
+    provider: Option<fn(&str) -> Arc<dyn Provider>>,
+    children: Vec<ChildService>,
+    back_off: Option<JoinHandle<()>>,
+    excused: Vec<&'static str>,
+    finished: bool,
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        if let Some(back_off) = &self.back_off {
+            back_off.abort();
+        }
+        if !self.finished && !std::thread::panicking() {
+            panic!("this test ended without the audit: call finish()");
+        }
+    }
+}
+
+fn settings_text(emulator: &Emulator, dir: &Path, settings: &TestSettings) -> String {
+    let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, .. } = settings;
+    let mut text = format!(
+        r#"
+data_dir = "{data}"
+listen = "127.0.0.1:0"
+master_key = "{MASTER_KEY}"
+
+[log]
+filter = "info"
+
+[engine]
+slots = {slots}
+heartbeat_ms = 200
+dead_after_ms = 2000
+poll_ms = 20
+sweep_secs = 1
+webhook_slots = 8
+finalize_slots = 4
+
+[scheduler]
+lease_ttl_ms = 1500
+tick_ms = 10
+
+[limits]
+max_body_bytes = {max_body_bytes}
+
+[webhooks]
+allow_private_targets = {private}
+timeout_secs = {webhook_timeout_secs}
+
+[storage]
+url = "{videos}"
+
+[attempts]
+lookup_settle_secs = 2
+lookup_pause_ms = 100
+submit_timeout_secs = {submit_timeout_secs}
+"#,
+        data = dir.join("data").display(),
+        videos = settings.storage.map_or_else(|| dir.join("videos").display().to_string(), str::to_owned),
+        private = settings.allow_private_webhooks,
+    );
+    for name in ["sora", "veo"] {
+        text.push_str(&format!(
+            r#"
+[[provider]]
+name = "{name}"
+kind = "openai_videos"
+base_url = "{}"
+api_key_env = "{PROVIDER_KEY_VARIABLE}"
+requests_per_minute = 1000000
+max_in_flight = 100000
+poll_interval_ms = 50
+"#,
+            emulator.base_url(),
+        ));
+    }
+    text
+}
+
+impl TestApp {
+    pub async fn start(settings: TestSettings) -> TestApp {
+        show_logs();
+        let http = http_client();
+        let test = std::thread::current().name().unwrap_or("?").to_owned();
+        eprintln!("{test}: seed {}", settings.seed);
+        let db = TestDatabase::fresh().await;
+        let dir = tempfile::tempdir().unwrap();
+        let emulator = Emulator::start(EmulatorSettings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            seed: settings.seed,
+            api_key: PROVIDER_KEY.to_owned(),
+            profile: settings.profile.clone(),
+        })
+        .await
+        .unwrap();
+        settings.rules.iter().cloned().for_each(|rule| emulator.script(rule));
+        let text = settings_text(&emulator, dir.path(), &settings);
+        let variables = [("DATABASE_URL", db.url.as_str()), (PROVIDER_KEY_VARIABLE, PROVIDER_KEY)];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::from_sources(&text, variables).unwrap();
+        let store = Store::open(&config).await.unwrap();
+        let back_off = settings.skip_back_off.then(|| tokio::spawn(skip_back_off(db.pool.clone())));
+        let mut app = TestApp {
+            receiver: Receiver::start().await,
+            master: Arc::new(MasterKey::from_hex(MASTER_KEY).unwrap()),
+            settings: text,
+            service: None,
+            children: Vec::new(),
+            excused: Vec::new(),
+            finished: false,
+            roles: settings.roles,
+            provider: settings.provider,
+            db,
+            emulator,
+            http,
+            dir,
+            store,
+            config,
+            back_off,
+        };
+        app.start_service().await;
+        app
+    }
+
+    /// Starts the roles inside the test (again).
+    pub async fn start_service(&mut self) {
+        assert!(self.service.is_none(), "the service runs already");
+        if self.roles.api || self.roles.worker || self.roles.scheduler {
+            let providers = self.provider.map(|make| {
+                let mut registry = Registry::default();
+                ["sora", "veo"].iter().for_each(|account| registry.insert(make(account)));
+                registry
+            });
+            let parts = Parts { providers, ..Parts::default() };
+            self.service = Some(Service::start(&self.config, &self.store, self.roles, parts).await.unwrap());
+        }
+    }
+
+    /// Stops the roles inside the test in the ordinary way.
+    pub async fn stop_service(&mut self) {
+        if let Some(service) = self.service.take() {
+            service.stop().await.unwrap();
+        }
+    }
+
+    /// What the next [`TestApp::start_service`] starts.
+    pub fn set_roles(&mut self, roles: Roles) {
+        self.roles = roles;
+    }
+
+    /// The same customer at the API that runs now.
+    pub fn here(&self, customer: &Customer) -> Customer {
+        Customer { base: self.base(), ..customer.clone() }
+    }
+
+    /// Waits until an API answers that it is ready.
+    pub async fn until_serving(&self, base: &str) {
+        let url = format!("{base}/readyz");
+        self.until(&format!("{url} is ready"), async || {
+            self.http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200)
+        })
+        .await;
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.db.pool
+    }
+
+    pub fn videos_dir(&self) -> PathBuf {
+        self.dir.path().join("videos")
+    }
+
+    /// The base of the API inside the test.
+    pub fn base(&self) -> String {
+        let address = self.service.as_ref().and_then(|service| service.address).expect("this test has no API");
+        format!("http://{address}")
+    }
+
+    /// A further process of the real program against the same database and provider.
+    pub async fn start_process(&mut self, roles: &str) -> usize {
+        let child = ChildService::start(
+            roles,
+            &self.settings,
+            self.dir.path(),
+            &[("DATABASE_URL", &self.db.url), (PROVIDER_KEY_VARIABLE, PROVIDER_KEY)],
+        );
+        self.children.push(child);
+        let at = self.children.len() - 1;
+        if roles.contains("worker") {
+            let pid = self.children[at].id().to_string();
+            self.until(&format!("worker process {pid} is ready"), async || {
+                self.count(&format!("select count(*) from workers where name like '%-{pid}-%'")).await >= 3
+            })
+            .await;
+        }
+        at
+    }
+
+    pub fn process(&mut self, at: usize) -> &mut ChildService {
+        &mut self.children[at]
+    }
+
+    /// A customer of the API inside the test.
+    pub async fn customer(&self, credits: i64) -> Customer {
+        self.customer_at(&self.base(), &[(GrantSource::Paid, credits)]).await
+    }
+
+    pub async fn customer_at(&self, base: &str, grants: &[(GrantSource, i64)]) -> Customer {
+        let db = self.store.connect("test", 2, false).await.unwrap();
+        let limits = ("Test & Sons", 1_000_000, 100_000);
+        let (source, credits) = grants[0];
+        let first = (Credits::new(credits).unwrap(), source);
+        let tenant = billing::onboard(&db, &self.master, limits, first).await.unwrap();
+        let mut conn = self.db.pool.acquire().await.unwrap();
+        for (source, credits) in &grants[1..] {
+            let stamp = freezeframe::ledger::Stamp { actor: "test", reason: "more", request_id: "test" };
+            freezeframe::ledger::grant(&mut conn, tenant.tenant.id, *source, Credits::new(*credits).unwrap(), stamp)
+                .await
+                .unwrap();
+        }
+        db.close().await;
+        Customer {
+            tenant_id: tenant.tenant.id.to_string(),
+            api_key: tenant.api_key.expose().to_owned(),
+            webhook_secret: tenant.webhook_secret.expose().to_owned(),
+            base: base.to_owned(),
+            http: self.http.clone(),
+        }
+    }
+
+    /// Waits until something holds that announces nothing.
+    pub async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        until(what, holds).await;
+    }
+
+    pub async fn count(&self, query: &str) -> i64 {
+        count(&self.db.pool, query).await
+    }
+
+    pub async fn execute(&self, statement: &str) -> u64 {
+        let done = sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&self.db.pool).await;
+        done.unwrap_or_else(|error| panic!("{statement}: {error}")).rows_affected()
+    }
+
+    /// Waits for the end of a batch, by the API; answers what the API says of it.
+    pub async fn finished_batch(&self, customer: &Customer, id: &str) -> client::Answer {
+        let path = format!("{BATCHES}/{id}");
+        self.until(&format!("batch {id} ends"), async || {
+            let answer = customer.get(&path).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            matches!(answer.body["status"].as_str(), Some("completed" | "partial" | "failed"))
+        })
+        .await;
+        customer.batch(id).await
+    }
+
+    /// Waits until every batch of this database has ended.
+    pub async fn all_batches_end(&self) {
+        self.until("all batches end", async || {
+            self.count("select count(*) from batches where finished_at is null").await == 0
+        })
+        .await;
+    }
+
+    /// Something that the audit would find and that this test is about; `part` is a part of the finding's text.
+    pub fn excuse(&mut self, part: &'static str) {
+        self.excused.push(part);
+    }
+
+    /// Brings everything to rest, stops it, audits it.
+    pub async fn finish(mut self) {
+        let excuse_jobs = self.excused.iter().any(|part| "jobs left in the queue".contains(part));
+        if !excuse_jobs {
+            self.until("the queue is empty", async || self.count("select count(*) from apalis.jobs").await == 0).await;
+        }
+        self.until("no session of ours idles in a transaction", async || {
+            self.count(
+                "select count(*) from pg_stat_activity where datname = current_database()
+                 and application_name like 'freezeframe%' and state like 'idle in transaction%'",
+            )
+            .await
+                == 0
+        })
+        .await;
+        self.finished = true;
+        for child in &mut self.children {
+            child.stop();
+        }
+        self.stop_service().await;
+        if let Some(back_off) = self.back_off.take() {
+            back_off.abort();
+        }
+        let book = self.emulator.book();
+        let videos_dir = self.videos_dir();
+        let audit =
+            Audit { pool: &self.db.pool, book: &book, videos_dir: &videos_dir, excused: &self.excused };
+        let findings = audit.findings().await;
+        assert!(findings.is_empty(), "the audit found:\n- {}", findings.join("\n- "));
+    }
+}
+
+/// Waits until something holds that announces nothing.
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}
+
+pub async fn count(pool: &PgPool, query: &str) -> i64 {
+    let answer = sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(pool).await;
+    answer.unwrap_or_else(|error| panic!("{query}: {error}"))
+}
+
+/// Back-offs of minutes and days are decided and written as always, and then moved up to now.
+async fn skip_back_off(pool: PgPool) {
+    const MOVES: [&str; 2] = [
+        "update videos set eligible_at = now() where eligible_at > now()",
+        // together, as they were written: a job that comes before its delivery is due finds nothing to do
+        "with due as (update deliveries set next_attempt_at = now() where next_attempt_at > now() returning id)
+         update apalis.jobs set run_at = now() where run_at > now() and id in (select id from due)",
+    ];
+    loop {
+        for statement in MOVES {
+            // a lost race is repeated at the next look
+            let _ = sqlx::query(statement).execute(&pool).await;
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// `RUST_LOG=freezeframe=debug cargo test ... -- --nocapture` shows what the service says.
+fn show_logs() {
+    if let Ok(filter) = std::env::var("RUST_LOG") {
+        freezeframe::telemetry::install(&filter, false).unwrap();
+    }
+}

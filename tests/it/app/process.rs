@@ -1,0 +1,122 @@
+//! The real program as a process of its own, to be killed, frozen and stopped.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Longer than any orderly stop takes.
+const STOP_PATIENCE: Duration = Duration::from_secs(40);
+
+pub struct ChildService {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    ended: Option<ExitStatus>,
+    /// Where the API listens, if it was asked for.
+    pub base: String,
+}
+
+impl ChildService {
+    /// `freezeframe serve --roles ROLES` with these settings.
+    pub fn start(roles: &str, settings: &str, dir: &Path, variables: &[(&str, &str)]) -> ChildService {
+        let file = dir.join("freezeframe.toml");
+        std::fs::write(&file, settings).unwrap();
+        let port = free_port();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freezeframe"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FREEZEFRAME_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
+            .args(["serve", "--roles", roles, "--listen", &format!("127.0.0.1:{port}"), "--config"])
+            .arg(&file)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        collect(child.stdout.take().unwrap(), log.clone());
+        collect(child.stderr.take().unwrap(), log.clone());
+        ChildService { child, log, ended: None, base: format!("http://127.0.0.1:{port}") }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        assert!(self.ended.is_none(), "the process has ended: its number may be another's");
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+    }
+
+    /// SIGTERM, and waits for the orderly end; answers how long it took.
+    pub fn terminate(&mut self) -> Duration {
+        let asked = Instant::now();
+        self.signal(Signal::SIGTERM);
+        let status = self.wait();
+        assert!(status.success(), "the process ended with {status}:\n{}", self.log());
+        asked.elapsed()
+    }
+
+    /// An orderly end, unless it has ended already.
+    pub fn stop(&mut self) {
+        if self.ended.is_none() {
+            self.terminate();
+        }
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + STOP_PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.ended = Some(status);
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the process did not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for ChildService {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("process {} wrote:\n{}", self.child.id(), self.log());
+        }
+    }
+}
+
+fn collect(stream: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            log.lock().unwrap().push(line);
+        }
+    });
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
