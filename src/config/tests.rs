@@ -1,3 +1,5 @@
+//! What the settings promise: defaults, order of sources, every problem at once, no secret shown.
+
 use std::time::Duration;
 
 use super::{Config, ConfigError, ModelConfig};

@@ -27,7 +27,7 @@ const USER_AGENT: &str = concat!("freezeframe/", env!("CARGO_PKG_VERSION"));
 /// A `Retry-After` beyond this is read as this: a typing error at a provider must not park an account for days.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// Headers of an answer that are kept, for the delivery log and for `Retry-After`.
+/// Headers of an answer that are kept.
 const KEPT_HEADERS: [&str; 4] = ["content-type", "location", "retry-after", "x-request-id"];
 
 /// Makes ring the cryptography of every TLS connection of this process. Calling it again changes nothing.

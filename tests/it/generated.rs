@@ -40,7 +40,8 @@ fn example() -> (String, String) {
 fn is_setting(line: &str) -> bool {
     let key = line.split('=').next().unwrap_or_default().trim();
     let is_key = !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    let is_section = line.starts_with('[') && line.trim_end().ends_with(']');
+    // a section's line may end with a remark
+    let is_section = line.starts_with('[') && line.split('#').next().is_some_and(|head| head.trim_end().ends_with(']'));
     is_section || (line.contains('=') && is_key)
 }
 

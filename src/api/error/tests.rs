@@ -1,3 +1,5 @@
+//! What a problem document says to a client, for every kind of error.
+
 use poem::http::StatusCode;
 use poem::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use poem::{IntoResponse as _, Response};

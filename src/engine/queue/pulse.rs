@@ -87,12 +87,30 @@ async fn beat(pool: &SlotPool, connection: &mut Option<PgConnection>) -> Result<
     .execute(&mut *conn)
     .await?;
     pool.registered.cancel();
-    // whole seconds only: rounded up, or a limit below a second would rob the living
-    let dead_after_secs = pool.settings.dead_after.as_secs_f64().ceil() as u64;
-    queries::reenqueue_orphaned(conn, pool.settings.queue, dead_after_secs)
-        .await
-        .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
+    rescue(pool, conn).await?;
     give_back(pool, conn).await
+}
+
+/// Returns dead workers' jobs to the queue.
+async fn rescue(pool: &SlotPool, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // whole seconds only: rounded up, or a limit below a second would rob the living
+    let dead_after_secs = pool.settings.dead_after.as_secs_f64().ceil();
+    // apalis' statement reads every held job; most of the time no dead worker holds any
+    let someone_died = sqlx::query_scalar!(
+        r#"select exists (select from apalis.workers w
+               where w.worker_type = $1 and w.last_seen < now() - $2 * interval '1 s'
+               and exists (select from apalis.jobs j where j.lock_by = w.id)) as "died!""#,
+        pool.settings.queue,
+        dead_after_secs,
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if someone_died {
+        queries::reenqueue_orphaned(conn, pool.settings.queue, dead_after_secs as u64)
+            .await
+            .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Returns the jobs that their handlers did not settle.

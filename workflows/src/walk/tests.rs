@@ -1,3 +1,5 @@
+//! The walk over every path, and walks over broken rules that it must refuse.
+
 use std::sync::LazyLock;
 
 use super::*;
