@@ -104,8 +104,8 @@ impl ApiState {
     /// A connection for reads, within [`CONNECTION_WITHIN`].
     async fn connection(&self) -> Result<PoolConnection<Postgres>, ApiError> {
         match tokio::time::timeout(CONNECTION_WITHIN, self.db.pool().acquire()).await {
-            Ok(acquired) => Ok(acquired?),
-            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+            Ok(acquired) => acquired.map_err(|error| ApiError::no_database(&error)),
+            Err(_) => Err(ApiError::no_database(&sqlx::Error::PoolTimedOut)),
         }
     }
 }
