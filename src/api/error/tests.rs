@@ -1,3 +1,5 @@
+//! What a client reads of each kind of error, after the framework has had it in its hands.
+
 use poem::http::StatusCode;
 use poem::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use poem::{IntoResponse as _, Response};
