@@ -55,7 +55,16 @@ impl BatchesApi {
     /// **Idempotency.** Send a key of your own as `x-request-id` in the body, or as the header `X-Request-Id` or
     /// `Idempotency-Key`. The same key with the same body gets the same answer again and never buys twice; with another
     /// body it is refused (422). Keys have 1 to 255 printable ASCII characters.
-    #[oai(path = "/video-batch", method = "post", operation_id = "submitVideoBatch")]
+    #[oai(
+        path = "/video-batch",
+        method = "post",
+        operation_id = "submitVideoBatch",
+        request_header(
+            name = "Idempotency-Key",
+            ty = "Option<String>",
+            description = "Your idempotency key; the same as `x-request-id` in the body and the header `X-Request-Id`."
+        )
+    )]
     async fn submit(
         &self,
         caller: Caller,
@@ -81,6 +90,7 @@ impl BatchesApi {
     ///
     /// Newest first. Follow `next_cursor` until it is absent.
     #[oai(path = "/video-batch", method = "get", operation_id = "listVideoBatches")]
+    #[expect(clippy::too_many_arguments, reason = "each is a documented parameter of the operation")]
     async fn list(
         &self,
         caller: Caller,

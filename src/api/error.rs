@@ -37,8 +37,8 @@ pub const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;
 /// What a client that may try again is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// SQLSTATE classes and codes that pass by themselves: connection lost, resources, shutdown, lock and statement time-outs,
-/// lost races, a server that is read-only while another takes over.
-const PASSING_STATES: [&str; 9] = ["08", "53", "57P", "57014", "55P03", "40001", "40P01", "25006", "25P03"];
+/// lost races, a server that is read-only while another takes over, a database that takes no connections.
+const PASSING_STATES: [&str; 10] = ["08", "53", "57P", "57014", "55P03", "55000", "40001", "40P01", "25006", "25P03"];
 
 /// Why a request is not answered as it wished.
 #[derive(Debug)]
@@ -144,11 +144,17 @@ impl ApiError {
         ApiError::new(Kind::Unavailable, detail).retry_later()
     }
 
+    /// The database could not be reached, so nothing was changed; whatever it said is for our log.
+    pub fn no_database(cause: &sqlx::Error) -> ApiError {
+        tracing::warn!(error = %cause, "the database is not available");
+        ApiError::unavailable("the database is busy or restarting; nothing was changed: repeat the request")
+    }
+
     /// Our own fault: logged with its cause, told without it.
     pub fn internal(cause: impl fmt::Display) -> ApiError {
         tracing::error!(%cause, "a request failed");
-        let detail = "something went wrong on our side; nothing was changed unless another answer says so. \
-                      Tell support the trace id";
+        let detail = "something went wrong on our side: repeat the request with the same idempotency key, and tell support \
+                      the trace id";
         ApiError::new(Kind::Internal, detail)
     }
 
@@ -297,8 +303,7 @@ impl From<sqlx::Error> for ApiError {
         if !passes(&error) {
             return ApiError::internal(format_args!("the database answered: {error}"));
         }
-        tracing::warn!(%error, "the database is not available");
-        ApiError::unavailable("the database is busy or restarting; nothing was changed: repeat the request")
+        ApiError::no_database(&error)
     }
 }
 

@@ -27,6 +27,7 @@ impl LedgerApi {
     /// Every movement of the batch's credits in the order in which it happened, with who, why, and the balance before and
     /// after. Entries are never changed or removed. Follow `next_cursor` until it is absent.
     #[oai(path = "/video-batch/:batch_id/ledger", method = "get", operation_id = "listBatchLedger")]
+    #[expect(clippy::too_many_arguments, reason = "each is a documented parameter of the operation")]
     async fn list(
         &self,
         caller: Caller,

@@ -34,7 +34,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use poem::listener::TcpAcceptor;
 use poem::{Endpoint, EndpointExt as _, Response, Route, Server, get};
-use poem_openapi::{OpenApiService, Tags};
+use poem_openapi::{ExtraHeader, OpenApiService, Tags};
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
 use tokio::net::TcpListener;
@@ -104,8 +104,8 @@ impl ApiState {
     /// A connection for reads, within [`CONNECTION_WITHIN`].
     async fn connection(&self) -> Result<PoolConnection<Postgres>, ApiError> {
         match tokio::time::timeout(CONNECTION_WITHIN, self.db.pool().acquire()).await {
-            Ok(acquired) => Ok(acquired?),
-            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+            Ok(acquired) => acquired.map_err(|error| ApiError::no_database(&error)),
+            Err(_) => Err(ApiError::no_database(&sqlx::Error::PoolTimedOut)),
         }
     }
 }
@@ -147,6 +147,9 @@ fn service() -> OpenApiService<Operations<Api>, ()> {
     OpenApiService::new(Operations::new(api(), PREFIX), "Freezeframe", env!("CARGO_PKG_VERSION"))
         .description(include_str!("about.md"))
         .url_prefix(PREFIX)
+        .extra_response_header::<String, _>(
+            ExtraHeader::new("X-Trace-Id").description("Names this request in our logs."),
+        )
 }
 
 /// The OpenAPI document: the same text whenever it is made by the same program.

@@ -31,6 +31,7 @@ impl VideosApi {
     /// In the order of the items. A finished video has a link to its file as soon as it is stored, while the others are
     /// still being made. Follow `next_cursor` until it is absent.
     #[oai(path = "/video-batch/:batch_id/videos", method = "get", operation_id = "listVideos")]
+    #[expect(clippy::too_many_arguments, reason = "each is a documented parameter of the operation")]
     async fn list(
         &self,
         caller: Caller,
@@ -102,6 +103,7 @@ struct Video {
 
 /// Why a video failed.
 #[derive(Object)]
+#[oai(rename = "VideoFailure")]
 struct Failure {
     #[oai(rename = "type")]
     failure_type: Word<FailureClass>,
@@ -113,6 +115,7 @@ struct Failure {
 
 /// The file of a video.
 #[derive(Object)]
+#[oai(rename = "VideoOutput")]
 struct Output {
     /// Works without an API key until it expires; read the video again for a new one.
     url: String,

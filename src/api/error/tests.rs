@@ -1,4 +1,4 @@
-//! What a problem document says to a client, for every kind of error.
+//! What a client reads of each kind of error, after the framework has had it in its hands.
 
 use poem::http::StatusCode;
 use poem::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
