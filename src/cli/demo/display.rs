@@ -228,12 +228,9 @@ impl Screen {
         let differences = count(books.differences.len(), "difference");
         self.line(&format!("  books    all accounts sum to {}, {differences}", amount(books.books.sum)))?;
         let provider = &outcome.provider;
-        let jobs = count(usize::try_from(provider.accepted).unwrap_or(usize::MAX), "job");
-        let lost = count(usize::try_from(provider.answers_lost).unwrap_or(usize::MAX), "lost answer");
-        self.line(&format!(
-            "  provider {jobs} accepted, {} finished; {lost} looked up, not bought again",
-            provider.completed
-        ))
+        let (jobs, lost) = (count(provider.accepted, "job"), count(provider.answers_lost, "lost answer"));
+        let finished = provider.finished;
+        self.line(&format!("  provider {jobs} accepted, {finished} finished; {lost} looked up, not bought again"))
     }
 
     pub(super) fn left_running(&self, stage: &Stage, outcome: &Outcome) -> Result<()> {

@@ -38,11 +38,15 @@ pub(super) const SCENES: [Scene; 20] = [
     scene("tide-pool", "sora-2", "A crab inspects a tide pool, macro lens"),
 ];
 
-/// The body of the order.
-pub(super) fn order(webhook_url: &str) -> Value {
+/// The body of the order. `take` ends every prompt, so that the emulator tells this demo's videos from those of an earlier
+/// one that was killed and is being finished beside it.
+pub(super) fn order(webhook_url: &str, take: &str) -> Value {
     let items: Vec<Value> = SCENES
         .iter()
-        .map(|scene| json!({ "prompt": scene.prompt, "model": scene.model, "custom_id": scene.name }))
+        .map(|scene| {
+            let prompt = format!("{}, {take}", scene.prompt);
+            json!({ "prompt": prompt, "model": scene.model, "custom_id": scene.name })
+        })
         .collect();
     json!({ "items": items, "webhook_url": webhook_url, "metadata": { "campaign": "demo" } })
 }
