@@ -303,15 +303,24 @@ async fn broken_large_and_foreign_requests_are_refused_by_name() {
     for key in ["", "nonsense", &mistyped, &format!("{}x", customer.api_key)] {
         post(&[("X-API-Key", key)], &fine).await.problem(401);
     }
-    app.execute("update api_keys set revoked_at = now()").await;
-    post(&[], &fine).await.problem(401);
-    app.execute("update api_keys set revoked_at = null").await;
     for id in ["bat_01ARZ3NDEKTSV4RRFFQ69G5FAV", "vid_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nonsense", "%00", "..%2f..%2fetc"] {
         customer.get(&format!("{BATCHES}/{id}")).await.problem(404);
     }
     customer.get("/api/enterprise/nothing").await.problem(404);
     customer.call(Method::DELETE, BATCHES, &[], None).await.problem(405);
     assert_eq!(written(&app).await, 0);
+    close(app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_stops_working() {
+    let app = desk().await;
+    let (customer, other) = (app.customer(1_000).await, app.customer(1_000).await);
+    customer.get(BATCHES).await.expect(200);
+    app.execute("update api_keys set revoked_at = now()").await;
+    other.get(BATCHES).await.problem(401);
+    // one that was used a moment ago may be remembered, but not for long
+    app.until("the remembered key is refused too", async || customer.get(BATCHES).await.status == 401).await;
     close(app).await;
 }
 
