@@ -127,11 +127,14 @@ async fn admit(tx: &mut Tx, tenant: TenantId, order: &Order) -> Result<Admitted,
     let batch = BatchId::generate();
     let request_id = order.key.clone().unwrap_or_else(|| format!("req_{}", Ulid::generate()));
     let total = order.items.len() as u32;
-    let stamp = Stamp { actor: "tenant", reason: "batch_admitted", request_id: &request_id };
-    ledger::freeze(tx, (tenant, batch), order.total, total, stamp).await?;
+    refuse_if_short(tx, tenant, order.total).await?;
     let created_at = insert_batch(tx, (tenant, batch), order, &request_id).await?;
     insert_lanes(tx, (tenant, batch), order).await?;
     insert_videos(tx, (tenant, batch), order).await?;
+    // last, because it locks the wallet until the commit: orders of one tenant wait for each other's freeze and not for
+    // each other's thousands of videos
+    let stamp = Stamp { actor: "tenant", reason: "batch_admitted", request_id: &request_id };
+    ledger::freeze(tx, (tenant, batch), order.total, total, stamp).await?;
     let receipt =
         Receipt { batch_id: batch, status: BatchStatus::Queued, total, frozen_credits: order.total, created_at };
     if let Some(key) = &order.key {
@@ -140,6 +143,15 @@ async fn admit(tx: &mut Tx, tenant: TenantId, order: &Order) -> Result<Admitted,
     }
     scheduler::wake(tx).await?;
     Ok(Admitted::New(receipt))
+}
+
+/// Spares a hopeless order the work. The freeze asks again, under its lock.
+async fn refuse_if_short(conn: &mut PgConnection, tenant: TenantId, required: Credits) -> Result<(), AdmissionError> {
+    let available = ledger::available(conn, tenant).await.map_err(FreezeError::from)?;
+    if available < required {
+        return Err(AdmissionError::ShortOfCredits { required, available });
+    }
+    Ok(())
 }
 
 async fn insert_batch(

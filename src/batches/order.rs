@@ -84,7 +84,12 @@ pub fn parse(
             Ok(Order { items, total, webhook_url, metadata, key, hash: canonical_hash(body) })
         }
         Some(_) => {
+            let unlisted = found.len().saturating_sub(MAX_FAULTS);
             found.truncate(MAX_FAULTS);
+            if unlisted > 0 {
+                let detail = format!("{unlisted} more faults are not listed");
+                found.push(Wrong { pointer: "/items".to_owned(), detail });
+            }
             Err(found)
         }
         None => Err(vec![Wrong {

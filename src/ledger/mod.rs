@@ -18,7 +18,7 @@ pub use books::{Books, Difference, books, differences};
 pub use entries::{Entry, entries_of_batch};
 pub use freeze::{FreezeError, Frozen, freeze};
 pub use settle::{BatchMoney, Finalized, Settlement, finalize, money_of_batches, settle};
-pub use wallet::{Wallet, WalletSource, grant, open_wallets, wallet};
+pub use wallet::{Wallet, WalletSource, available, grant, open_wallets, wallet};
 
 /// Who moved money, why, and by which request: on every ledger row.
 #[derive(Clone, Copy, Debug)]

@@ -102,3 +102,17 @@ pub async fn wallet(conn: &mut PgConnection, tenant: TenantId) -> Result<Wallet,
     };
     Ok(Wallet { available: sum(|s| s.available)?, held: sum(|s| s.held)?, sources })
 }
+
+/// What the tenant may spend at this moment; the freeze has the last word.
+///
+/// # Errors
+/// The database's.
+pub async fn available(conn: &mut PgConnection, tenant: TenantId) -> Result<Credits, LedgerError> {
+    let sum = sqlx::query_scalar!(
+        r#"select coalesce(sum(available), 0)::bigint as "sum!" from wallets where tenant_id = $1"#,
+        tenant as TenantId,
+    )
+    .fetch_one(conn)
+    .await?;
+    Credits::new(sum).map_err(|_| LedgerError::OutOfRange { doing: "summing a wallet" })
+}

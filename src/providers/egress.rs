@@ -205,10 +205,7 @@ pub struct GuardedClient {
 }
 
 impl GuardedClient {
-    /// See [`EgressPolicy::check_url`].
-    ///
-    /// # Errors
-    /// Says what is wrong with the URL.
+    /// See [`EgressPolicy::check_url`], errors included.
     pub fn check_url(&self, text: &str) -> Result<Url, FieldError> {
         self.policy.check_url(text)
     }

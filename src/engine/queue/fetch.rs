@@ -119,7 +119,7 @@ async fn fetch(
 async fn give_back_lost(pool: &SlotPool, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     let held: Vec<String> = pool
         .held()
-        .iter()
+        .keys()
         .copied()
         .chain(pool.unsettled().iter().map(|back| back.ticket.id))
         .map(|id| id.to_string())

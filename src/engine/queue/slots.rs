@@ -1,6 +1,6 @@
 //! Slots: what a worker process can do at once. One held job row = one held slot.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -43,6 +43,8 @@ pub(super) struct GivenBack {
 pub struct Job {
     ticket: Ticket,
     settled: bool,
+    /// Cancelled when the same job came again because its row had been lost: then this one is not the row's holder.
+    superseded: CancellationToken,
     pool: Arc<SlotPool>,
     _slot: OwnedSemaphorePermit,
 }
@@ -66,20 +68,22 @@ impl Job {
         self.settled = true;
     }
 
-    /// Resolves when the process is asked to stop: hand over at the next safe point.
+    /// Resolves when the process is asked to stop, or when the same job came again: hand over at the next safe point.
     pub async fn stopping(&self) {
-        self.pool.stop.cancelled().await;
-    }
-
-    pub fn is_stopping(&self) -> bool {
-        self.pool.stop.is_cancelled()
+        tokio::select! {
+            () = self.pool.stop.cancelled() => {}
+            () = self.superseded.cancelled() => {}
+        }
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.pool.held().remove(&self.ticket.id);
-        if !self.settled {
+        let is_holder = !self.superseded.is_cancelled();
+        if is_holder {
+            self.pool.held().remove(&self.ticket.id);
+        }
+        if is_holder && !self.settled {
             // a handler that panics would panic again at once
             let after = if std::thread::panicking() { PANIC_PAUSE } else { Duration::ZERO };
             self.pool.unsettled().push(GivenBack { ticket: self.ticket, after });
@@ -107,7 +111,7 @@ pub(super) struct SlotPool {
     pub(super) pulse_ended: CancellationToken,
     fetch_ended: AtomicBool,
     ready: Mutex<VecDeque<Job>>,
-    held: Mutex<HashSet<Ulid>>,
+    held: Mutex<HashMap<Ulid, CancellationToken>>,
     unsettled: Mutex<Vec<GivenBack>>,
 }
 
@@ -133,7 +137,7 @@ impl SlotPool {
         })
     }
 
-    pub(super) fn held(&self) -> MutexGuard<'_, HashSet<Ulid>> {
+    pub(super) fn held(&self) -> MutexGuard<'_, HashMap<Ulid, CancellationToken>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -154,8 +158,11 @@ impl SlotPool {
                 self.beat_now.notify_one();
                 continue;
             };
-            self.held().insert(ticket.id);
-            self.ready().push_back(Job { ticket, settled: false, pool: self.clone(), _slot: slot });
+            let superseded = CancellationToken::new();
+            if let Some(predecessor) = self.held().insert(ticket.id, superseded.clone()) {
+                predecessor.cancel();
+            }
+            self.ready().push_back(Job { ticket, settled: false, superseded, pool: self.clone(), _slot: slot });
         }
         self.waker.wake();
     }

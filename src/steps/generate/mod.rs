@@ -183,9 +183,16 @@ impl<'a> Attempt<'a> {
             attempt: AttemptEnd { state, handle: self.handle.map(|handle| handle.0), failure, message },
             verdict,
         };
+        let abandoned = close.attempt.handle.clone().filter(|_| failure.is_some());
         match self.studio.recorder.record(Transition::Close(Box::new(close))).await {
             Ok(Reply::Written) => {
                 job.settled();
+                if let (Some(provider), Some(handle)) = (&self.provider, abandoned)
+                    && provider.capabilities().cancel
+                {
+                    let cancelled = provider.cancel(&Handle(handle)).await;
+                    tracing::info!(video = %self.video.lease.video, ?cancelled, "asked the provider to drop an abandoned job");
+                }
                 metrics::attempt_ended(&self.video.attempt.provider, state.word());
                 match failure {
                     None => metrics::video_succeeded(),
