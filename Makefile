@@ -1,6 +1,6 @@
 # Recipes are short; what needs more than a line or two is a script in .ci/.
 
-.PHONY: demo test check generate bench tools
+.PHONY: demo test check audit generate bench tools
 ARGS ?=
 
 demo: tools   ## a batch of 20 videos from order to settlement; ARGS="--exit --json" for scripts
@@ -13,8 +13,12 @@ test: tools   ## every test of every member
 check: tools  ## what a reviewer should not have to say
 	cargo fmt --all --check
 	SQLX_OFFLINE=true cargo clippy --workspace --all-targets --locked -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: deny.toml was not checked"; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
+		else echo "cargo-deny is not installed: deny.toml was not checked"; fi
 	.ci/generate --check
+
+audit:        ## known vulnerabilities; fetches the advisory database
+	cargo deny check advisories
 
 generate: tools  ## .sqlx/, workflows/GRAPH.md, openapi/openapi.json
 	.ci/generate
