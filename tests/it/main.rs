@@ -6,6 +6,7 @@ mod crash;
 mod engine;
 mod flow;
 mod generated;
+mod grafana;
 mod house;
 mod ledger;
 mod store;
