@@ -60,7 +60,10 @@ async fn an_order_beyond_the_wallet_is_told_what_is_missing_and_freezes_nothing(
     let app = desk().await;
     let customer = app.customer(100).await;
     let problem = customer.submit(&order_of(2, "a heron")).await.problem(402);
-    assert_eq!((&problem["required"], &problem["available"], &problem["shortfall"]), (&json!(122), &json!(100), &json!(22)));
+    assert_eq!(
+        (&problem["required"], &problem["available"], &problem["shortfall"]),
+        (&json!(122), &json!(100), &json!(22))
+    );
     assert_eq!(written(&app).await, 0);
     assert_eq!(customer.available().await, 100);
     // the same key may be used again once there are credits
@@ -227,7 +230,8 @@ async fn a_batch_whose_client_went_away_is_made_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_bad_request_is_told_which_field_is_wrong() {
-    let app = TestApp::start(TestSettings { roles: API, allow_private_webhooks: false, ..TestSettings::default() }).await;
+    let app =
+        TestApp::start(TestSettings { roles: API, allow_private_webhooks: false, ..TestSettings::default() }).await;
     let customer = app.customer(1_000_000).await;
     let fine = || item("a heron");
     let with = |field: &str, value: Value| {
@@ -254,7 +258,10 @@ async fn every_bad_request_is_told_which_field_is_wrong() {
         (with("metadata", json!([1])), "/items/0/metadata"),
         (with("promt", "typo".into()), "/items/0/promt"),
         (with("a/b~c", "escaped".into()), "/items/0/a~1b~0c"),
-        (json!({"items": [{"prompt": "a", "model": "sora-2", "custom_id": "x"}, {"prompt": "b", "model": "sora-2", "custom_id": "x"}]}), "/items/1/custom_id"),
+        (
+            json!({"items": [{"prompt": "a", "model": "sora-2", "custom_id": "x"}, {"prompt": "b", "model": "sora-2", "custom_id": "x"}]}),
+            "/items/1/custom_id",
+        ),
         (json!({"items": [fine()], "webhok_url": "https://example.com"}), "/webhok_url"),
         (json!({"items": [fine()], "webhook_url": "ftp://example.com"}), "/webhook_url"),
         (json!({"items": [fine()], "webhook_url": "http://127.0.0.1/x"}), "/webhook_url"),
@@ -280,7 +287,9 @@ async fn every_bad_request_is_told_which_field_is_wrong() {
 async fn broken_large_and_foreign_requests_are_refused_by_name() {
     let app = TestApp::start(TestSettings { roles: API, max_body_bytes: 20_000, ..TestSettings::default() }).await;
     let customer = app.customer(1_000_000).await;
-    let post = async |headers: &[(&str, &str)], body: &str| customer.call(Method::POST, BATCHES, headers, Some(body.to_owned())).await;
+    let post = async |headers: &[(&str, &str)], body: &str| {
+        customer.call(Method::POST, BATCHES, headers, Some(body.to_owned())).await
+    };
     let broken = post(&[], "{\"items\": [\n{\"prompt\": }]}").await.problem(400);
     assert!(broken["detail"].as_str().unwrap().contains("line 2"), "{broken}");
     post(&[], "").await.problem(400);

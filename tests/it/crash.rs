@@ -39,15 +39,19 @@ async fn the_videos_of_a_killed_worker_are_resumed_and_none_is_bought_twice() {
     let killed = app.start_process("worker").await;
     let id = customer.order(&order_of(all, "frame")).await;
     let slow = (0..all).filter(|n| n.to_string().contains('7')).count();
-    let ready = format!("select (count(*) filter (where state = 'accepted') = {} and count(*) = {all})::int::bigint from attempts", all - slow);
+    let ready = format!(
+        "select (count(*) filter (where state = 'accepted') = {} and count(*) = {all})::int::bigint from attempts",
+        all - slow
+    );
     app.until("all are sent, and most of them answered", async || app.count(&ready).await == 1).await;
     app.until("the provider has them all", async || app.emulator.totals().accepted == all as u64).await;
     let other = app.start_process("worker").await;
     let died = Instant::now();
     app.process(killed).kill();
     let pid = app.process(other).id();
-    let resumed =
-        format!("select (count(*) = {all})::int::bigint from attempts where worker like '%-{pid}-%' and state = 'accepted'");
+    let resumed = format!(
+        "select (count(*) = {all})::int::bigint from attempts where worker like '%-{pid}-%' and state = 'accepted'"
+    );
     app.until("the other worker goes on with all of them", async || app.count(&resumed).await == 1).await;
     let took = died.elapsed();
     eprintln!("all {all} resumed after {took:?}");
@@ -65,10 +69,7 @@ async fn a_process_killed_right_after_the_answer_has_lost_nothing() {
     let none = Roles { api: false, worker: false, scheduler: false };
     let mut app = TestApp::start(TestSettings {
         roles: none,
-        rules: vec![
-            Rule::on_prompt("3", Fault::ModerationAtSubmit),
-            Rule::on_prompt("7", Fault::DroppedAfterAccept),
-        ],
+        rules: vec![Rule::on_prompt("3", Fault::ModerationAtSubmit), Rule::on_prompt("7", Fault::DroppedAfterAccept)],
         ..TestSettings::default()
     })
     .await;
@@ -99,7 +100,8 @@ async fn workers_killed_at_random_moments_leave_the_books_exact() {
     let all = videos() * 3;
     let profile = Profile { latency_ms: (100, 2_000), one_clip_for_all: true, clip_seconds: 1, ..Profile::rough() };
     let mut app =
-        TestApp::start(TestSettings { roles: API_AND_SCHEDULER, profile, seed, slots: 30, ..TestSettings::default() }).await;
+        TestApp::start(TestSettings { roles: API_AND_SCHEDULER, profile, seed, slots: 30, ..TestSettings::default() })
+            .await;
     let customer = app.customer(1_000_000).await;
     let id = customer.order(&order_of(all, "frame")).await;
     let mut workers = vec![app.start_process("worker").await, app.start_process("worker").await];

@@ -171,8 +171,15 @@ async fn foreign_and_undecodable_rows_do_not_stop_a_worker() {
     let app = TestApp::start(TestSettings::default()).await;
     let customer = app.customer(10_000).await;
     for queue in [names::GENERATE, names::FINALIZE, names::NOTIFY] {
-        for (job, id) in [("\\xff00fe", Ulid::generate().to_string()), ("{}", Ulid::generate().to_string()), ("{}", format!("no ulid {queue}"))] {
-            app.execute(&format!("insert into apalis.jobs (job, id, job_type, priority) values ('{job}', '{id}', '{queue}', 9)")).await;
+        for (job, id) in [
+            ("\\xff00fe", Ulid::generate().to_string()),
+            ("{}", Ulid::generate().to_string()),
+            ("{}", format!("no ulid {queue}")),
+        ] {
+            app.execute(&format!(
+                "insert into apalis.jobs (job, id, job_type, priority) values ('{job}', '{id}', '{queue}', 9)"
+            ))
+            .await;
         }
     }
     let id = customer.order(&order_of(30, "a calm sea")).await;
@@ -230,7 +237,10 @@ async fn a_video_that_kills_three_workers_is_failed_and_refunded() {
         let worker = app.start_process("worker").await;
         let claimed = format!("select count(*) from videos where state = 'running' and lease_epoch = {death}");
         app.until(&format!("worker {death} has it"), async || app.count(&claimed).await == 1).await;
-        app.until("the provider has it", async || app.count("select count(*) from attempts where state = 'accepted'").await == 1).await;
+        app.until("the provider has it", async || {
+            app.count("select count(*) from attempts where state = 'accepted'").await == 1
+        })
+        .await;
         app.process(worker).kill();
     }
     app.start_process("worker").await;
@@ -254,7 +264,9 @@ async fn a_worker_that_was_frozen_and_replaced_writes_nothing_any_more() {
     app.process(stale).signal(Signal::SIGSTOP);
     let fresh = app.start_process("worker").await;
     let pid = app.process(fresh).id();
-    let replaced = format!("select (count(*) = {videos})::int::bigint from attempts where lease_epoch = 2 and worker like '%-{pid}-%'");
+    let replaced = format!(
+        "select (count(*) = {videos})::int::bigint from attempts where lease_epoch = 2 and worker like '%-{pid}-%'"
+    );
     app.until("the second worker has taken them over", async || app.count(&replaced).await == 1).await;
     // the first one wakes up, still believing; both see the videos finished, and both fetch them
     app.process(stale).signal(Signal::SIGCONT);
@@ -342,15 +354,24 @@ async fn a_job_for_later_waits_and_is_then_found_by_the_poll() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn losing_every_job_row_costs_time_and_nothing_else() {
-    let app = TestApp::start(TestSettings { rules: vec![Rule::takes("slow", FOR_EVER_MS)], slots: 20, ..TestSettings::default() }).await;
+    let app = TestApp::start(TestSettings {
+        rules: vec![Rule::takes("slow", FOR_EVER_MS)],
+        slots: 20,
+        ..TestSettings::default()
+    })
+    .await;
     let customer = app.customer(100_000).await;
     let mut body = order_of(60, "a calm sea");
     body["items"].as_array_mut().unwrap().extend(order_of(10, "slow")["items"].as_array().unwrap().clone());
     let id = customer.order(&body).await;
-    let slow = "from attempts a join videos v on v.id = a.video_id where v.prompt like 'slow%' and a.state = 'accepted'";
+    let slow =
+        "from attempts a join videos v on v.id = a.video_id where v.prompt like 'slow%' and a.state = 'accepted'";
     app.until("the slow ones run", async || app.count(&format!("select count(*) {slow}")).await == 10).await;
     assert!(app.execute("delete from apalis.jobs").await >= 10);
-    app.until("they are taken up again", async || app.count(&format!("select count(*) {slow} and a.lease_epoch > 1")).await == 10).await;
+    app.until("they are taken up again", async || {
+        app.count(&format!("select count(*) {slow} and a.lease_epoch > 1")).await == 10
+    })
+    .await;
     app.emulator.advance_clock(FOR_EVER_MS);
     let batch = app.finished_batch(&customer, &id).await;
     assert_eq!((batch.word("/status"), batch.number("/credits/charged")), ("completed", 70 * 61));
@@ -360,7 +381,8 @@ async fn losing_every_job_row_costs_time_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_whose_finalize_job_was_lost_is_settled_by_the_sweep() {
-    let mut app = TestApp::start(TestSettings { roles: Roles { worker: false, ..Roles::ALL }, ..TestSettings::default() }).await;
+    let mut app =
+        TestApp::start(TestSettings { roles: Roles { worker: false, ..Roles::ALL }, ..TestSettings::default() }).await;
     let customer = app.customer(10_000).await;
     let id = customer.order(&order_of(3, "a calm sea")).await;
     // no finalize job survives while the videos end
@@ -380,32 +402,42 @@ async fn a_batch_whose_finalize_job_was_lost_is_settled_by_the_sweep() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_that_come_twice_or_too_early_change_nothing() {
-    let app = TestApp::start(TestSettings { rules: vec![Rule::takes("slow", FOR_EVER_MS)], ..TestSettings::default() }).await;
+    let app =
+        TestApp::start(TestSettings { rules: vec![Rule::takes("slow", FOR_EVER_MS)], ..TestSettings::default() }).await;
     let customer = app.customer(10_000).await;
     let url = app.receiver.endpoint("hooks", &customer.webhook_secret);
     let mut body = order_of(5, "a calm sea");
     body["webhook_url"] = url.into();
     let done = customer.order(&body).await;
     app.finished_batch(&customer, &done).await;
-    app.until("it is told", async || app.count("select count(*) from deliveries where state = 'delivered'").await == 1).await;
+    app.until("it is told", async || app.count("select count(*) from deliveries where state = 'delivered'").await == 1)
+        .await;
     app.until("the queue is empty", async || app.count("select count(*) from apalis.jobs").await == 0).await;
     let open = customer.order(&order_of(2, "slow")).await;
-    app.until("the open batch runs", async || app.count("select count(*) from attempts where state = 'accepted'").await == 2).await;
+    app.until("the open batch runs", async || {
+        app.count("select count(*) from attempts where state = 'accepted'").await == 2
+    })
+    .await;
     let books = "select (select count(*) from credit_ledger) * 1000000 + (select sum(available) from wallets)::bigint";
     let (before, creates) = (app.count(books).await, app.emulator.totals().creates_seen);
 
     let bare = |id: &str| id[4..].to_owned();
     let mut jobs = vec![(bare(&done), names::FINALIZE), (bare(&open), names::FINALIZE)];
     let ids = "select id from videos where state = 'succeeded'";
-    jobs.extend(sqlx::query_scalar(ids).fetch_all(app.pool()).await.unwrap().into_iter().map(|id| (id, names::GENERATE)));
+    jobs.extend(
+        sqlx::query_scalar(ids).fetch_all(app.pool()).await.unwrap().into_iter().map(|id| (id, names::GENERATE)),
+    );
     let delivery: String = sqlx::query_scalar("select id from deliveries").fetch_one(app.pool()).await.unwrap();
     jobs.push((delivery, names::NOTIFY));
     for (id, queue) in &jobs {
         app.execute(&format!("insert into apalis.jobs (job, id, job_type) values ('{{}}', '{id}', '{queue}')")).await;
     }
-    app.until("they are gone", async || app.count("select count(*) from apalis.jobs where job_type <> 'generate' or status = 'Pending'").await == 0)
+    app.until("they are gone", async || {
+        app.count("select count(*) from apalis.jobs where job_type <> 'generate' or status = 'Pending'").await == 0
+    })
+    .await;
+    app.until("only the open batch's jobs are left", async || app.count("select count(*) from apalis.jobs").await == 2)
         .await;
-    app.until("only the open batch's jobs are left", async || app.count("select count(*) from apalis.jobs").await == 2).await;
     assert_eq!((app.count(books).await, app.emulator.totals().creates_seen), (before, creates));
     assert_eq!(customer.batch(&open).await.word("/status"), "processing");
     assert_eq!(app.receiver.received().len(), 1);
@@ -439,7 +471,9 @@ async fn statistics_that_say_the_tables_are_empty_do_not_make_the_work_quadratic
         ..TestSettings::default()
     })
     .await;
-    for table in ["apalis.jobs", "videos", "attempts", "batches", "batch_lanes", "settlements", "wallets", "batch_holds"] {
+    for table in
+        ["apalis.jobs", "videos", "attempts", "batches", "batch_lanes", "settlements", "wallets", "batch_holds"]
+    {
         app.execute(&format!("alter table {table} set (autovacuum_enabled = false)")).await;
         app.execute(&format!("vacuum analyze {table}")).await;
     }

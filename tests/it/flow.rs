@@ -21,9 +21,8 @@ fn hex(bytes: &[u8]) -> String {
 /// The counts and the credits of one answer must add up.
 #[track_caller]
 fn assert_adds_up(batch: &Answer) {
-    let (count, credit) = (|name: &str| batch.number(&format!("/counts/{name}")), |name: &str| {
-        batch.number(&format!("/credits/{name}"))
-    });
+    let (count, credit) =
+        (|name: &str| batch.number(&format!("/counts/{name}")), |name: &str| batch.number(&format!("/credits/{name}")));
     let sum = count("waiting") + count("in_progress") + count("succeeded") + count("failed");
     assert_eq!(count("total"), sum, "{}", batch.text);
     assert_eq!(credit("frozen"), credit("charged") + credit("refunded") + credit("held"), "{}", batch.text);
@@ -50,7 +49,9 @@ async fn a_batch_of_twenty_with_failures_ends_partial_and_exact_to_the_credit() 
     let customer = app.customer(10_000).await;
     let mut items: Vec<Value> = (0..12).map(|n| item(&format!("a lighthouse {n}"))).collect();
     items.extend(["gore 1", "gore 2", "a celebrity", "impossible", "flaky", "busy"].map(item));
-    items.extend((0..2).map(|n| json!({"prompt": format!("a heron {n}"), "model": "veo-3.1", "custom_id": format!("veo-{n}")})));
+    items.extend(
+        (0..2).map(|n| json!({"prompt": format!("a heron {n}"), "model": "veo-3.1", "custom_id": format!("veo-{n}")})),
+    );
     let url = app.receiver.endpoint("hooks", &customer.webhook_secret);
     let body = json!({"items": items, "webhook_url": url, "metadata": {"campaign": "spring"}});
     let accepted = customer.submit(&body).await.expect(202);
@@ -73,9 +74,12 @@ async fn a_batch_of_twenty_with_failures_ends_partial_and_exact_to_the_credit() 
     let failures: BTreeMap<u64, (&str, u64)> = videos
         .iter()
         .filter(|v| v["state"] == "failed")
-        .map(|v| (v["index"].as_u64().unwrap(), (v["failure"]["type"].as_str().unwrap(), v["attempts"].as_u64().unwrap())))
+        .map(|v| {
+            (v["index"].as_u64().unwrap(), (v["failure"]["type"].as_str().unwrap(), v["attempts"].as_u64().unwrap()))
+        })
         .collect();
-    let expected = [(12, ("moderation", 1)), (13, ("moderation", 1)), (14, ("moderation", 1)), (15, ("provider_fault", 3))];
+    let expected =
+        [(12, ("moderation", 1)), (13, ("moderation", 1)), (14, ("moderation", 1)), (15, ("provider_fault", 3))];
     assert_eq!(failures, expected.into());
     assert_eq!((videos[16]["attempts"].as_u64(), videos[17]["attempts"].as_u64()), (Some(2), Some(3)));
     assert_eq!(videos[18]["custom_id"], "veo-0");
@@ -104,6 +108,19 @@ fn assert_ledger_tells_the_same(entries: &[Value], frozen: i64, charged: i64) {
         for field in ["actor", "reason", "request_id"] {
             assert!(entry[field].as_str().is_some_and(|text| !text.is_empty()), "{entry}");
         }
+        // a refund names its videos and their failure: it was made when they failed
+        if entry["act"] == "refund" {
+            assert_eq!(
+                entry["video_ids"].as_array().unwrap().len() as u64,
+                entry["video_count"].as_u64().unwrap(),
+                "{entry}"
+            );
+            assert!(
+                entry["video_count"].as_u64() > Some(0)
+                    && ["moderation", "provider_fault"].contains(&entry["reason"].as_str().unwrap()),
+                "{entry}"
+            );
+        }
         let (before, after) = (entry["balance_before"].as_i64().unwrap(), entry["balance_after"].as_i64().unwrap());
         assert_eq!((before - after).abs(), entry["amount"].as_i64().unwrap(), "{entry}");
     }
@@ -112,7 +129,11 @@ fn assert_ledger_tells_the_same(entries: &[Value], frozen: i64, charged: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_successes_complete_a_batch_and_all_failures_fail_it() {
-    let app = TestApp::start(TestSettings { rules: vec![rule("gore", Fault::ModerationAtSubmit)], ..TestSettings::default() }).await;
+    let app = TestApp::start(TestSettings {
+        rules: vec![rule("gore", Fault::ModerationAtSubmit)],
+        ..TestSettings::default()
+    })
+    .await;
     let customer = app.customer(1_000).await;
     let url = app.receiver.endpoint("hooks", &customer.webhook_secret);
     let with_hook = |mut body: Value| {
@@ -123,7 +144,10 @@ async fn all_successes_complete_a_batch_and_all_failures_fail_it() {
     let bad = customer.order(&with_hook(order_of(5, "gore"))).await;
     let (good, bad) = (app.finished_batch(&customer, &good).await, app.finished_batch(&customer, &bad).await);
     assert_eq!((good.word("/status"), good.number("/credits/charged")), ("completed", 305));
-    assert_eq!((bad.word("/status"), bad.number("/credits/charged"), bad.number("/credits/refunded")), ("failed", 0, 305));
+    assert_eq!(
+        (bad.word("/status"), bad.number("/credits/charged"), bad.number("/credits/refunded")),
+        ("failed", 0, 305)
+    );
     assert_eq!(customer.available().await, 695);
     let mut kinds: Vec<String> =
         app.receiver.wait_for("hooks", 2).await.iter().map(|e| e.body["type"].as_str().unwrap().to_owned()).collect();
@@ -167,11 +191,13 @@ async fn counts_and_credits_add_up_at_every_look_while_a_batch_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_finished_video_can_be_fetched_while_its_batch_still_runs() {
-    let app = TestApp::start(TestSettings { rules: vec![Rule::takes("slow", 600_000)], ..TestSettings::default() }).await;
+    let app =
+        TestApp::start(TestSettings { rules: vec![Rule::takes("slow", 600_000)], ..TestSettings::default() }).await;
     let customer = app.customer(1_000).await;
     let id = customer.order(&json!({"items": [item("quick"), item("slow")]})).await;
     let path = format!("{BATCHES}/{id}/videos");
-    app.until("the first video is there", async || customer.get(&path).await.body["data"][0]["output"].is_object()).await;
+    app.until("the first video is there", async || customer.get(&path).await.body["data"][0]["output"].is_object())
+        .await;
     assert_eq!(customer.batch(&id).await.word("/status"), "processing");
     let video = customer.videos(&id).await.remove(0);
     let url = video["output"]["url"].as_str().unwrap();
@@ -186,7 +212,10 @@ async fn a_finished_video_can_be_fetched_while_its_batch_still_runs() {
     assert_eq!(&file[4..8], b"ftyp");
 
     let part = app.http.get(url).header("range", "bytes=4-7").send().await.unwrap();
-    assert_eq!((part.status().as_u16(), part.headers()["content-range"].to_str().unwrap().to_owned()), (206, format!("bytes 4-7/{}", file.len())));
+    assert_eq!(
+        (part.status().as_u16(), part.headers()["content-range"].to_str().unwrap().to_owned()),
+        (206, format!("bytes 4-7/{}", file.len()))
+    );
     assert_eq!(&part.bytes().await.unwrap()[..], b"ftyp");
     let outside = app.http.get(url).header("range", format!("bytes={}-", file.len())).send().await.unwrap();
     assert_eq!(outside.status(), 416);
@@ -247,7 +276,11 @@ async fn every_way_to_fail_is_told_by_its_type_after_the_attempts_that_it_deserv
     let book = app.emulator.book();
     for (at, (prompt, _, class, attempts, jobs)) in table.iter().enumerate() {
         let failure = &videos[at]["failure"];
-        assert_eq!((failure["type"].as_str(), videos[at]["attempts"].as_u64()), (Some(*class), Some(*attempts)), "{prompt}");
+        assert_eq!(
+            (failure["type"].as_str(), videos[at]["attempts"].as_u64()),
+            (Some(*class), Some(*attempts)),
+            "{prompt}"
+        );
         assert!(failure["message"].as_str().is_some_and(|text| text.len() > 10), "{prompt}: {failure}");
         assert!(!failure["message"].as_str().unwrap().contains(prompt), "a prompt is no message: {failure}");
         assert_eq!(book.of_prompt(prompt).count(), *jobs, "{prompt}");
@@ -317,8 +350,10 @@ async fn waiting_for_a_busy_provider_spends_no_attempt_and_is_as_long_as_it_aske
     .await;
     let customer = app.customer(1_000).await;
     let id = customer.order(&json!({"items": [item("busy")]})).await;
-    app.until("the video waits", async || app.count("select count(*) from videos where waits = 1 and attempts_spent = 0 and state = 'waiting'").await == 1)
-        .await;
+    app.until("the video waits", async || {
+        app.count("select count(*) from videos where waits = 1 and attempts_spent = 0 and state = 'waiting'").await == 1
+    })
+    .await;
     // what waits holds nothing
     assert_eq!(app.count("select count(*) from apalis.jobs").await, 0);
     assert_eq!(app.finished_batch(&customer, &id).await.word("/status"), "completed");

@@ -228,7 +228,8 @@ fn functions(code: &str) -> Vec<(String, usize)> {
     for (at, line) in lines.iter().enumerate() {
         let Some(name) = function_name(line) else { continue };
         let indent = &line[..line.len() - line.trim_start().len()];
-        let Some(opened) = lines[at..].iter().position(|l| l.ends_with('{') || l.ends_with(';') || l.ends_with('}')) else {
+        let Some(opened) = lines[at..].iter().position(|l| l.ends_with('{') || l.ends_with(';') || l.ends_with('}'))
+        else {
             continue;
         };
         if !lines[at + opened].ends_with('{') {
@@ -242,9 +243,10 @@ fn functions(code: &str) -> Vec<(String, usize)> {
 }
 
 fn function_name(line: &str) -> Option<&str> {
-    let mut words = line.trim_start().split(' ').skip_while(|word| {
-        ["pub", "const", "async", "unsafe", "extern"].contains(word) || word.starts_with("pub(")
-    });
+    let mut words = line
+        .trim_start()
+        .split(' ')
+        .skip_while(|word| ["pub", "const", "async", "unsafe", "extern"].contains(word) || word.starts_with("pub("));
     (words.next() == Some("fn")).then(|| first_word(words.next().unwrap_or_default()))
 }
 
@@ -357,7 +359,10 @@ fn planted_violations_are_found() {
         assert!(!broken_doors(&Source::new(path, text)).is_empty(), "{path}: {text}");
     }
     assert_none(broken_doors(&Source::new("batches/x.sql", "select * from wallets for update")));
-    let long = format!("//! X.\nimpl X {{\n    pub async fn f(\n        a: u8,\n    ) -> u8 {{\n{}    }}\n}}\n", "        a;\n".repeat(71));
+    let long = format!(
+        "//! X.\nimpl X {{\n    pub async fn f(\n        a: u8,\n    ) -> u8 {{\n{}    }}\n}}\n",
+        "        a;\n".repeat(71)
+    );
     assert_eq!(wrong_sizes(&Source::new("db/x.rs", &long)).len(), 1);
     assert_eq!(wrong_sizes(&Source::new("db/x.rs", &"a;\n".repeat(401))).len(), 1);
     assert_eq!(missing_text(&Source::new("db/x.rs", "use x;")).len(), 1);

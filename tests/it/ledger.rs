@@ -33,7 +33,8 @@ struct Batch {
 impl Desk {
     async fn open(grants: &[(GrantSource, i64)]) -> Desk {
         let test = TestDatabase::fresh().await;
-        let settings = DatabaseSettings { role: Some("freezeframe_app".to_owned()), ..DatabaseSettings::new(&test.url) };
+        let settings =
+            DatabaseSettings { role: Some("freezeframe_app".to_owned()), ..DatabaseSettings::new(&test.url) };
         let desk = Desk { db: Database::connect(&settings).await.unwrap(), test, tenant: TenantId::generate() };
         let mut tx = desk.db.begin().await.unwrap();
         sqlx::query("insert into tenants (id, name, videos_per_minute, max_in_flight, webhook_secret_sealed) values ($1, 'T', 1, 1, '')")
@@ -52,13 +53,15 @@ impl Desk {
     async fn freeze(&self, tx: &mut Tx, prices: &[i64]) -> Result<Batch, FreezeError> {
         let (id, total) = (BatchId::generate(), prices.iter().sum::<i64>());
         ledger::freeze(tx, (self.tenant, id), credits(total), prices.len() as u32, STAMP).await?;
-        sqlx::query("insert into batches (id, tenant_id, total, frozen_credits, request_id) values ($1, $2, $3, $4, 'request')")
-            .bind(id)
-            .bind(self.tenant)
-            .bind(prices.len() as i32)
-            .bind(total)
-            .execute(&mut **tx)
-            .await?;
+        sqlx::query(
+            "insert into batches (id, tenant_id, total, frozen_credits, request_id) values ($1, $2, $3, $4, 'request')",
+        )
+        .bind(id)
+        .bind(self.tenant)
+        .bind(prices.len() as i32)
+        .bind(total)
+        .execute(&mut **tx)
+        .await?;
         let mut batch = Batch { id, videos: Vec::new() };
         let mut offset = 0;
         for (position, price) in prices.iter().enumerate() {
@@ -96,7 +99,9 @@ impl Desk {
         for (at, failure) in ends {
             let set = match failure {
                 Some(_) => "state = 'failed', failure_class = 'timeout'",
-                None => "state = 'succeeded', output_key = 'k', output_bytes = 1, output_sha256 = decode(repeat('00', 32), 'hex')",
+                None => {
+                    "state = 'succeeded', output_key = 'k', output_bytes = 1, output_sha256 = decode(repeat('00', 32), 'hex')"
+                }
             };
             let statement = format!("update videos set eligible_at = null, finished_at = now(), {set} where id = $1");
             sqlx::query(sqlx::AssertSqlSafe(statement)).bind(batch.videos[*at].0).execute(&mut *tx).await?;
@@ -257,16 +262,25 @@ async fn a_batch_that_holds_less_than_its_successes_cost_is_left_alone() {
     let desk = Desk::open(&[(Paid, 1000)]).await;
     let batch = desk.batch(&[100]).await.unwrap();
     desk.settle(&batch, &[(0, None)]).await.unwrap();
-    sqlx::query("update batch_holds set refunded = 1 where batch_id = $1").bind(batch.id).execute(&desk.test.pool).await.unwrap();
+    sqlx::query("update batch_holds set refunded = 1 where batch_id = $1")
+        .bind(batch.id)
+        .execute(&desk.test.pool)
+        .await
+        .unwrap();
     assert_eq!(sqlstate(&desk.finalize(batch.id).await.unwrap_err()), "P0003");
-    let status: String = sqlx::query_scalar("select status::text from batches").fetch_one(&desk.test.pool).await.unwrap();
+    let status: String =
+        sqlx::query_scalar("select status::text from batches").fetch_one(&desk.test.pool).await.unwrap();
     assert_eq!(status, "queued");
     let mut conn = desk.test.pool.acquire().await.unwrap();
     let differences = ledger::differences(&mut conn).await.unwrap();
     assert!(differences.iter().any(|d| d.what == "batch_hold"), "{differences:?}");
     drop(conn);
     // mended, it is finalized as if nothing had happened
-    sqlx::query("update batch_holds set refunded = 0 where batch_id = $1").bind(batch.id).execute(&desk.test.pool).await.unwrap();
+    sqlx::query("update batch_holds set refunded = 0 where batch_id = $1")
+        .bind(batch.id)
+        .execute(&desk.test.pool)
+        .await
+        .unwrap();
     assert_eq!(desk.finalize(batch.id).await.unwrap().charged.get(), 100);
     desk.close().await;
 }
@@ -335,7 +349,9 @@ async fn freezes_at_once_never_take_more_than_there_is() {
     let frozen = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     assert_eq!(frozen, 10);
     for outcome in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
-        assert!(matches!(outcome, FreezeError::Short { required, available } if required.get() == 50 && available.get() < 50));
+        assert!(
+            matches!(outcome, FreezeError::Short { required, available } if required.get() == 50 && available.get() < 50)
+        );
     }
     assert_eq!(desk.wallet().await, [(Promotional, (0, 130)), (Paid, (0, 370)), (CreditLine, (0, 0))].into());
     desk.close().await;
@@ -354,7 +370,10 @@ async fn freezes_and_refunds_at_once_keep_every_credit() {
         }
     });
     join_all(work).await;
-    let open: i64 = sqlx::query_scalar("select coalesce(sum(held), 0)::bigint from batch_holds").fetch_one(&desk.test.pool).await.unwrap();
+    let open: i64 = sqlx::query_scalar("select coalesce(sum(held), 0)::bigint from batch_holds")
+        .fetch_one(&desk.test.pool)
+        .await
+        .unwrap();
     assert_eq!(open, 0);
     desk.close().await;
 }

@@ -2,9 +2,7 @@
 //! nobody rewrites, and checks that repeat the law.
 
 use freezeframe::db::{Database, DatabaseSettings};
-use freezeframe::domain::{
-    AttemptState, BatchStatus, DeliveryState, FailureClass, GrantSource, LedgerAct, VideoState,
-};
+use freezeframe::domain::{AttemptState, BatchStatus, DeliveryState, FailureClass, GrantSource, LedgerAct, VideoState};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::app::postgres::TestDatabase;
@@ -43,14 +41,28 @@ const VIDEO: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAX";
 /// A tenant with a wallet, a batch with one video, a grant and a settlement.
 async fn furnish(pool: &PgPool) {
     let rows = [
-        format!("insert into tenants (id, name, videos_per_minute, max_in_flight, webhook_secret_sealed) values ('{TENANT}', 'T', 60, 10, 'x')"),
+        format!(
+            "insert into tenants (id, name, videos_per_minute, max_in_flight, webhook_secret_sealed) values ('{TENANT}', 'T', 60, 10, 'x')"
+        ),
         format!("insert into wallets (tenant_id, source, available) values ('{TENANT}', 'paid', 100)"),
-        format!("insert into batches (id, tenant_id, total, frozen_credits, request_id) values ('{BATCH}', '{TENANT}', 1, 61, 'r')"),
-        format!("insert into batch_lanes (batch_id, model, tenant_id, total, waiting) values ('{BATCH}', 'sora-2', '{TENANT}', 1, 1)"),
-        format!("insert into videos (id, batch_id, tenant_id, position, model, prompt, seconds, size, price_credits, price_offset) values ('{VIDEO}', '{BATCH}', '{TENANT}', 0, 'sora-2', 'p', 4, '1280x720', 61, 0)"),
-        format!("insert into batch_holds (batch_id, source, tenant_id, starts_at, frozen) values ('{BATCH}', 'paid', '{TENANT}', 0, 61)"),
-        format!("insert into settlements (video_id, batch_id, outcome, amount) values ('{VIDEO}', '{BATCH}', 'charged', 61)"),
-        format!("insert into attempts (video_id, n, id, lease_epoch, provider, upstream_model, worker) values ('{VIDEO}', 1, 'a', 1, 'sora', 'sora-2', 'w')"),
+        format!(
+            "insert into batches (id, tenant_id, total, frozen_credits, request_id) values ('{BATCH}', '{TENANT}', 1, 61, 'r')"
+        ),
+        format!(
+            "insert into batch_lanes (batch_id, model, tenant_id, total, waiting) values ('{BATCH}', 'sora-2', '{TENANT}', 1, 1)"
+        ),
+        format!(
+            "insert into videos (id, batch_id, tenant_id, position, model, prompt, seconds, size, price_credits, price_offset) values ('{VIDEO}', '{BATCH}', '{TENANT}', 0, 'sora-2', 'p', 4, '1280x720', 61, 0)"
+        ),
+        format!(
+            "insert into batch_holds (batch_id, source, tenant_id, starts_at, frozen) values ('{BATCH}', 'paid', '{TENANT}', 0, 61)"
+        ),
+        format!(
+            "insert into settlements (video_id, batch_id, outcome, amount) values ('{VIDEO}', '{BATCH}', 'charged', 61)"
+        ),
+        format!(
+            "insert into attempts (video_id, n, id, lease_epoch, provider, upstream_model, worker) values ('{VIDEO}', 1, 'a', 1, 'sora', 'sora-2', 'w')"
+        ),
         entry("'grant'", "null", "'issued', 'available', 100, 'available', 0, 100"),
     ];
     for row in rows {
@@ -130,7 +142,9 @@ async fn nobody_rewrites_the_ledger_or_a_settlement() {
             assert_eq!(refusal(&db.pool, &statement).await.as_deref(), Some("42501"), "owner: {statement}");
         }
     }
-    for statement in ["update batch_holds set frozen = 1", "delete from wallets", "delete from batches", "delete from videos"] {
+    for statement in
+        ["update batch_holds set frozen = 1", "delete from wallets", "delete from batches", "delete from videos"]
+    {
         assert_eq!(refusal(app.pool(), statement).await.as_deref(), Some("42501"), "application: {statement}");
     }
     app.close().await;
@@ -161,9 +175,24 @@ async fn rows_that_break_the_law_are_refused() {
         (entry("'refund'", &batch, "'revenue', 'available', 5, 'available', 5, 10"), CHECK),
         (entry("'adjustment'", "null", "'held', 'revenue', 5, 'held', 5, 0"), CHECK),
         (entry("'freeze'", &batch, "'available', 'held', 200, 'available', 100, -100"), CHECK),
-        (format!("insert into settlements (video_id, batch_id, outcome, amount) values ('{VIDEO}', '{BATCH}', 'refunded', 61)"), UNIQUE),
-        (format!("insert into settlements (video_id, batch_id, outcome, amount) values ('x', '{BATCH}', 'refunded', -1)"), CHECK),
-        (format!("insert into attempts (video_id, n, id, lease_epoch, provider, upstream_model, worker) values ('{VIDEO}', 2, 'b', 1, 'sora', 'sora-2', 'w')"), UNIQUE),
+        (
+            format!(
+                "insert into settlements (video_id, batch_id, outcome, amount) values ('{VIDEO}', '{BATCH}', 'refunded', 61)"
+            ),
+            UNIQUE,
+        ),
+        (
+            format!(
+                "insert into settlements (video_id, batch_id, outcome, amount) values ('x', '{BATCH}', 'refunded', -1)"
+            ),
+            CHECK,
+        ),
+        (
+            format!(
+                "insert into attempts (video_id, n, id, lease_epoch, provider, upstream_model, worker) values ('{VIDEO}', 2, 'b', 1, 'sora', 'sora-2', 'w')"
+            ),
+            UNIQUE,
+        ),
         ("update attempts set state = 'accepted'".into(), CHECK),
         ("update attempts set state = 'succeeded'".into(), CHECK),
         ("update attempts set finished_at = now()".into(), CHECK),
@@ -195,9 +224,10 @@ async fn a_grant_freezes_a_batch_once_and_is_charged_once() {
     let db = TestDatabase::fresh().await;
     furnish(&db.pool).await;
     let batch = format!("'{BATCH}'");
-    for movement in
-        [("'freeze'", "'available', 'held', 61, 'available', 100, 39"), ("'charge'", "'held', 'revenue', 61, 'held', 61, 0")]
-    {
+    for movement in [
+        ("'freeze'", "'available', 'held', 61, 'available', 100, 39"),
+        ("'charge'", "'held', 'revenue', 61, 'held', 61, 0"),
+    ] {
         let row = entry(movement.0, &batch, movement.1);
         assert_eq!(refusal(&db.pool, &row).await, None);
         assert_eq!(refusal(&db.pool, &row).await.as_deref(), Some("23505"));

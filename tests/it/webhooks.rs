@@ -21,7 +21,8 @@ async fn play(app: &TestApp, customer: &Customer, url: &str) -> String {
 
 /// The log of the only delivery: number, status, error, whether another attempt was to follow.
 async fn log(app: &TestApp) -> Vec<(i32, Option<i32>, Option<String>, bool)> {
-    let rows = sqlx::query("select n, status_code, error, next_attempt_at is not null from delivery_attempts order by n");
+    let rows =
+        sqlx::query("select n, status_code, error, next_attempt_at is not null from delivery_attempts order by n");
     let rows = rows.fetch_all(app.pool()).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect()
 }
@@ -82,7 +83,10 @@ async fn an_endpoint_that_is_gone_is_given_up_at_once_and_one_that_always_fails_
     let broken = app.receiver.endpoint("broken", &customer.webhook_secret);
     app.receiver.script("broken", (0..20).map(|_| Reply::Status(500)));
     play(&app, &customer, &broken).await;
-    app.until("both are given up", async || app.count("select count(*) from deliveries where state = 'given_up'").await == 2).await;
+    app.until("both are given up", async || {
+        app.count("select count(*) from deliveries where state = 'given_up'").await == 2
+    })
+    .await;
     assert_eq!(app.receiver.wait_for("broken", 8).await.len(), 8);
     // the money does not depend on who listens
     assert_eq!(customer.available().await, 1_000 - 2 * 61);
@@ -161,7 +165,8 @@ async fn a_delivery_whose_job_is_lost_is_swept_up() {
     let url = app.receiver.endpoint("hooks", &customer.webhook_secret);
     app.receiver.script("hooks", [Reply::Status(500)]);
     play(&app, &customer, &url).await;
-    app.until("the first attempt is logged", async || app.count("select count(*) from delivery_attempts").await == 1).await;
+    app.until("the first attempt is logged", async || app.count("select count(*) from delivery_attempts").await == 1)
+        .await;
     assert_eq!(app.execute("delete from apalis.jobs").await, 1);
     app.execute("update deliveries set next_attempt_at = now() - interval '1 minute'").await;
     delivery_ends(&app, "delivered").await;

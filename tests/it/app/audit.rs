@@ -106,9 +106,9 @@ impl Audit<'_> {
         for (what, question) in MUST_BE_EMPTY {
             let rows: Vec<String> =
                 sqlx::query_scalar(question).fetch_all(self.pool).await.unwrap_or_else(|e| vec![e.to_string()]);
-            findings.extend((!rows.is_empty()).then(|| {
-                format!("{what}: {} such as {:?}", rows.len(), &rows[..rows.len().min(5)])
-            }));
+            findings.extend(
+                (!rows.is_empty()).then(|| format!("{what}: {} such as {:?}", rows.len(), &rows[..rows.len().min(5)])),
+            );
         }
     }
 
@@ -126,10 +126,11 @@ impl Audit<'_> {
 
     /// A video charged is a file stored, of the size and hash that the customer is told.
     async fn files(&self, findings: &mut Vec<String>) {
-        let rows = sqlx::query("select id, output_key, output_bytes, output_sha256 from videos where state = 'succeeded'")
-            .fetch_all(self.pool)
-            .await
-            .unwrap();
+        let rows =
+            sqlx::query("select id, output_key, output_bytes, output_sha256 from videos where state = 'succeeded'")
+                .fetch_all(self.pool)
+                .await
+                .unwrap();
         for row in rows {
             let (id, key): (String, String) = (row.get(0), row.get(1));
             let (bytes, sha256): (i64, Vec<u8>) = (row.get(2), row.get(3));
@@ -149,12 +150,11 @@ impl Audit<'_> {
     /// Jobs accepted = videos delivered + attempts that failed after acceptance + declared unknowns, and each accepted job
     /// belongs to exactly one attempt.
     async fn providers_book(&self, findings: &mut Vec<String>) {
-        let rows = sqlx::query(
-            "select a.handle, a.state::text, v.prompt from attempts a join videos v on v.id = a.video_id",
-        )
-        .fetch_all(self.pool)
-        .await
-        .unwrap();
+        let rows =
+            sqlx::query("select a.handle, a.state::text, v.prompt from attempts a join videos v on v.id = a.video_id")
+                .fetch_all(self.pool)
+                .await
+                .unwrap();
         let mut owned: HashMap<String, u32> = HashMap::new();
         let (mut delivered, mut failed) = (0u64, 0u64);
         let mut unresolved: HashMap<String, u64> = HashMap::new();
@@ -186,12 +186,17 @@ impl Audit<'_> {
                     *left -= 1;
                     unknown += 1;
                 }
-                _ => findings.push(format!("the provider's job {} ({:?}) belongs to no attempt: bought twice, or lost", job.id, job.prompt)),
+                _ => findings.push(format!(
+                    "the provider's job {} ({:?}) belongs to no attempt: bought twice, or lost",
+                    job.id, job.prompt
+                )),
             }
         }
         let accepted = self.book.totals.accepted;
         if accepted != delivered + failed + unknown {
-            findings.push(format!("{accepted} jobs accepted, but {delivered} delivered, {failed} failed, {unknown} unknown"));
+            findings.push(format!(
+                "{accepted} jobs accepted, but {delivered} delivered, {failed} failed, {unknown} unknown"
+            ));
         }
     }
 }

@@ -11,7 +11,6 @@ pub const BATCHES: &str = "/api/enterprise/video-batch";
 /// A tenant with its key, as the customer knows it.
 #[derive(Clone, Debug)]
 pub struct Customer {
-    pub tenant_id: String,
     pub api_key: String,
     pub webhook_secret: String,
     pub base: String,
@@ -125,7 +124,9 @@ impl Customer {
         let mut next = path.to_owned();
         loop {
             let page = self.get(&next).await.expect(200);
-            all.extend(page.body["data"].as_array().unwrap_or_else(|| panic!("no data in {}", page.text)).iter().cloned());
+            all.extend(
+                page.body["data"].as_array().unwrap_or_else(|| panic!("no data in {}", page.text)).iter().cloned(),
+            );
             match page.body["next_cursor"].as_str() {
                 Some(cursor) => next = format!("{path}?cursor={cursor}"),
                 None => return all,

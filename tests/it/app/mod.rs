@@ -316,7 +316,6 @@ impl TestApp {
         }
         db.close().await;
         Customer {
-            tenant_id: tenant.tenant.id.to_string(),
             api_key: tenant.api_key.expose().to_owned(),
             webhook_secret: tenant.webhook_secret.expose().to_owned(),
             base: base.to_owned(),
@@ -388,8 +387,7 @@ impl TestApp {
         }
         let book = self.emulator.book();
         let videos_dir = self.videos_dir();
-        let audit =
-            Audit { pool: &self.db.pool, book: &book, videos_dir: &videos_dir, excused: &self.excused };
+        let audit = Audit { pool: &self.db.pool, book: &book, videos_dir: &videos_dir, excused: &self.excused };
         let findings = audit.findings().await;
         assert!(findings.is_empty(), "the audit found:\n- {}", findings.join("\n- "));
     }
