@@ -108,6 +108,19 @@ fn assert_ledger_tells_the_same(entries: &[Value], frozen: i64, charged: i64) {
         for field in ["actor", "reason", "request_id"] {
             assert!(entry[field].as_str().is_some_and(|text| !text.is_empty()), "{entry}");
         }
+        // a refund names its videos and their failure: it was made when they failed
+        if entry["act"] == "refund" {
+            assert_eq!(
+                entry["video_ids"].as_array().unwrap().len() as u64,
+                entry["video_count"].as_u64().unwrap(),
+                "{entry}"
+            );
+            assert!(
+                entry["video_count"].as_u64() > Some(0)
+                    && ["moderation", "provider_fault"].contains(&entry["reason"].as_str().unwrap()),
+                "{entry}"
+            );
+        }
         let (before, after) = (entry["balance_before"].as_i64().unwrap(), entry["balance_after"].as_i64().unwrap());
         assert_eq!((before - after).abs(), entry["amount"].as_i64().unwrap(), "{entry}");
     }

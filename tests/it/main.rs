@@ -1,5 +1,8 @@
 //! The integration tests: one binary, a real Postgres, a database for each test.
 
+// helpers of tests fail by panicking, as tests do
+#![allow(clippy::unwrap_used)]
+
 mod admission;
 mod app;
 mod crash;

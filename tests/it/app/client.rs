@@ -11,7 +11,6 @@ pub const BATCHES: &str = "/api/enterprise/video-batch";
 /// A tenant with its key, as the customer knows it.
 #[derive(Clone, Debug)]
 pub struct Customer {
-    pub tenant_id: String,
     pub api_key: String,
     pub webhook_secret: String,
     pub base: String,

@@ -316,7 +316,6 @@ impl TestApp {
         }
         db.close().await;
         Customer {
-            tenant_id: tenant.tenant.id.to_string(),
             api_key: tenant.api_key.expose().to_owned(),
             webhook_secret: tenant.webhook_secret.expose().to_owned(),
             base: base.to_owned(),
