@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::billing;
 use crate::engine::queue;
 use crate::engine::queue::{SlotSettings, Workers, WorkersStopped, names};
 use crate::metrics;
 use crate::steps::{self, Studio};
+
+/// How often the books are compared. Each time reads every entry, so not too often.
+const RECONCILE_EVERY: Duration = Duration::from_secs(300);
 
 /// Slots of each queue and the pulse of this process.
 #[derive(Clone, Debug)]
@@ -50,6 +54,7 @@ pub async fn work(
     stop: CancellationToken,
 ) -> Result<(), WorkersStopped> {
     let sweeper = tokio::spawn(sweep_regularly(studio.clone(), settings.sweep_every, stop.clone()));
+    let auditor = tokio::spawn(reconcile_regularly(studio.clone(), stop.clone()));
     let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
     let worked = Workers::new(studio.db.clone(), stop)
         .add(settings.slots(names::GENERATE, settings.video_slots), move |job| steps::generate(generate.clone(), job))
@@ -60,6 +65,7 @@ pub async fn work(
         .run()
         .await;
     sweeper.abort();
+    auditor.abort();
     worked
 }
 
@@ -76,6 +82,25 @@ async fn sweep_regularly(studio: Arc<Studio>, every: Duration, stop: Cancellatio
         }
         if let Err(error) = measure_queues(&studio).await {
             tracing::debug!(%error, "the queues could not be measured");
+        }
+    }
+}
+
+/// Keeps the gauges of the books true; whatever differs is named in the log.
+async fn reconcile_regularly(studio: Arc<Studio>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(RECONCILE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        match billing::reconcile(&studio.db).await {
+            Ok(found) if found.is_clean() => {}
+            Ok(found) => {
+                tracing::error!(differences = ?found.differences, "the books disagree: run `freezeframe reconcile`")
+            }
+            Err(error) => tracing::warn!(%error, "the books could not be compared; it is tried again"),
         }
     }
 }

@@ -40,6 +40,9 @@ const PROVIDER_KEY_VARIABLE: &str = "EMULATOR_KEY";
 pub const API: Roles = Roles { api: true, worker: false, scheduler: false };
 pub const API_AND_SCHEDULER: Roles = Roles { api: true, worker: false, scheduler: true };
 
+/// Makes a provider account of that name in this process.
+pub type MakeProvider = fn(&str) -> Arc<dyn Provider>;
+
 /// What a test wants otherwise than usual.
 #[derive(Clone)]
 pub struct TestSettings {
@@ -59,7 +62,7 @@ pub struct TestSettings {
     /// Where videos are stored; a directory of the test's own when absent.
     pub storage: Option<&'static str>,
     /// Makes the videos in place of the emulator, for the roles inside the test.
-    pub provider: Option<fn(&str) -> Arc<dyn Provider>>,
+    pub provider: Option<MakeProvider>,
 }
 
 impl Default for TestSettings {
@@ -94,7 +97,7 @@ pub struct TestApp {
     store: Store,
     config: Config,
     roles: Roles,
-    provider: Option<fn(&str) -> Arc<dyn Provider>>,
+    provider: Option<MakeProvider>,
     children: Vec<ChildService>,
     back_off: Option<JoinHandle<()>>,
     excused: Vec<&'static str>,

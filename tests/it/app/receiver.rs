@@ -28,7 +28,6 @@ pub enum Reply {
 pub struct Received {
     pub endpoint: String,
     pub id: String,
-    pub timestamp: String,
     /// By the `standardwebhooks` crate, with the secret that the endpoint's owner was given.
     pub verified: bool,
     pub body: Value,
@@ -128,7 +127,6 @@ async fn receive(Path(endpoint): Path<String>, headers: &HeaderMap, body: Body, 
     let received = Received {
         endpoint,
         id: header("webhook-id"),
-        timestamp: header("webhook-timestamp"),
         verified,
         body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
         answered: response.status().as_u16(),
