@@ -143,6 +143,10 @@ fn request() -> GenerationRequest<'static> {
     GenerationRequest { prompt: PROMPT, upstream_model: "sora-2", seconds: 4, size }
 }
 
+fn request_of(prompt: &str) -> GenerationRequest<'_> {
+    GenerationRequest { prompt, ..request() }
+}
+
 async fn submit(provider: &OpenaiVideos) -> SubmitOutcome {
     provider.submit(&request(), AttemptId::generate()).await
 }
@@ -374,6 +378,42 @@ async fn a_lost_job_is_found_by_fingerprint_and_window_over_several_pages() {
     assert_eq!(found.iter().map(|found| found.handle.0.as_str()).collect::<Vec<_>>(), ["first", "second"]);
     let targets: Vec<String> = server.seen().into_iter().map(|seen| seen.target).collect();
     assert_eq!(targets, ["/v1/videos?limit=100&order=desc", "/v1/videos?limit=100&order=desc&after=second"]);
+}
+
+#[tokio::test]
+async fn look_ups_of_one_moment_share_a_walk_and_each_gets_its_own_answer() {
+    let now = Utc::now();
+    let ago = |seconds| now - TimeDelta::seconds(seconds);
+    let page =
+        json!({"data": [listed("fox", ago(10), PROMPT), listed("whale", ago(20), "a blue whale")], "has_more": false});
+    let server = Server::start([reply(200, page)]).await;
+    let (provider, window) = (server.provider(), (ago(60), now));
+    let (fox, whale, owl) = (request(), request_of("a blue whale"), request_of("an owl"));
+    let handles = |found: Result<FindOutcome, ReadError>| match found {
+        Ok(FindOutcome::Candidates(found)) => found.into_iter().map(|found| found.handle.0).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let many = futures_util::future::join_all((0..100).map(|_| provider.find(&whale, window)));
+    let (foxes, whales, owls) = tokio::join!(provider.find(&fox, window), many, provider.find(&owl, window));
+    assert_eq!(handles(foxes), ["fox"]);
+    assert!(whales.into_iter().all(|found| handles(found) == ["whale"]));
+    assert!(handles(owls).is_empty());
+    assert!(server.seen().len() <= 3, "{} walks for 102 look-ups", server.seen().len());
+}
+
+#[tokio::test]
+async fn a_look_up_whose_walker_was_dropped_walks_by_itself() {
+    let now = Utc::now();
+    let page = json!({"data": [listed("fox", now - TimeDelta::seconds(10), PROMPT)], "has_more": false});
+    let server = Server::start([reply(200, page)]).await;
+    let (provider, window) = (server.provider(), (now - TimeDelta::seconds(60), now));
+    let (fox, owl) = (request(), request_of("an owl"));
+    let mut first = Box::pin(provider.find(&owl, window));
+    let mut second = Box::pin(provider.find(&fox, window));
+    // both have asked, and the first walks for both
+    assert!(futures_util::poll!(&mut first).is_pending() && futures_util::poll!(&mut second).is_pending());
+    drop(first);
+    assert!(matches!(second.await, Ok(FindOutcome::Candidates(found)) if found.len() == 1));
 }
 
 #[tokio::test]

@@ -106,6 +106,38 @@ async fn fifty_equal_posts_at_once_make_one_batch_and_one_freeze() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_and_its_batch_are_written_together_or_not_at_all() {
+    let app = desk().await;
+    let customer = app.customer(10_000).await;
+    app.execute(
+        "create function public.refuse() returns trigger language plpgsql as
+         'begin raise exception ''the disk is full'' using errcode = ''53100''; end'",
+    )
+    .await;
+    let mut body = order_of(2, "a heron");
+    body["x-request-id"] = "spring-18".into();
+    // whichever of the writes fails, at once or with the commit
+    for table in ["idempotency_keys", "batches", "batch_lanes", "videos", "batch_holds", "credit_ledger"] {
+        for (kind, when) in [("", "before insert"), ("constraint", "after insert")] {
+            let each = if kind.is_empty() { "" } else { "deferrable initially deferred" };
+            app.execute(&format!(
+                "create {kind} trigger refuse {when} on {table} {each} for each row execute function public.refuse()"
+            ))
+            .await;
+            let answer = customer.submit(&body).await;
+            assert!(answer.status.is_server_error(), "{table} {when}: {}", answer.text);
+            assert_eq!(written(&app).await, 0, "{table} {when}");
+            assert_eq!(customer.available().await, 10_000, "{table} {when}");
+            app.execute(&format!("drop trigger refuse on {table}")).await;
+        }
+    }
+    let first = customer.submit(&body).await.expect(202).batch_id();
+    assert_eq!(customer.submit(&body).await.expect(202).batch_id(), first);
+    assert_eq!(app.count("select count(*) from batches").await, 1);
+    close(app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_belongs_to_one_body_and_one_tenant() {
     let app = desk().await;
     let (customer, other) = (app.customer(10_000).await, app.customer(10_000).await);

@@ -293,7 +293,10 @@ async fn a_worker_that_is_asked_to_stop_hands_everything_over_at_once() {
     let accepted = format!("select (count(*) = {videos})::int::bigint from attempts where state = 'accepted'");
     app.until("the first worker has them all", async || app.count(&accepted).await == 1).await;
     let staying = app.start_process("worker").await;
+    let left = app.process(leaving).id();
     let took = app.process(leaving).terminate();
+    let kept = format!("select count(*) from apalis.jobs where lock_by like '%-{left}-%'");
+    assert_eq!(app.count(&kept).await, 0, "jobs still locked by a worker that has ended");
     assert!(took < Duration::from_millis(1_900), "it took {took:?}: that is waiting for death, not handing over");
     let pid = app.process(staying).id();
     let taken = format!("select (count(*) = {videos})::int::bigint from attempts where worker like '%-{pid}-%'");

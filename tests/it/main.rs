@@ -7,6 +7,7 @@ mod admission;
 mod app;
 mod crash;
 mod engine;
+mod fence;
 mod flow;
 mod generated;
 mod grafana;

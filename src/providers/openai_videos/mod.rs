@@ -60,6 +60,7 @@ pub struct OpenaiVideos {
     download_timeout: Duration,
     can_list: bool,
     odd_words: Mutex<BTreeSet<String>>,
+    look_ups: find::LookUps,
 }
 
 impl OpenaiVideos {
@@ -90,6 +91,7 @@ impl OpenaiVideos {
             poll_interval: account.poll_interval,
             download_timeout: attempts.download_timeout,
             can_list: account.can_list,
+            look_ups: find::LookUps::default(),
             odd_words: Mutex::new(BTreeSet::new()),
         })
     }

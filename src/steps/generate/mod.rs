@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use freezeframe_workflows::video::{self, Spent, VideoEnd, VideoNext, VideoStep};
+use freezeframe_workflows::{money, retry};
 use rand::RngExt;
 use tokio::time::Instant;
 
@@ -112,10 +113,8 @@ impl<'a> Attempt<'a> {
                         () = tokio::time::sleep(pause) => step = next,
                     }
                 }
-                Ok(VideoNext::Succeed) => return self.close(job, end, None, None).await,
-                Ok(VideoNext::Fail(class)) => return self.close(job, end, Some(class), None).await,
-                Ok(VideoNext::RetryLater { class, delay_ms, spends_attempt }) => {
-                    return self.close(job, end, Some(class), Some((delay_ms, spends_attempt))).await;
+                Ok(over @ (VideoNext::Succeed | VideoNext::Fail(_) | VideoNext::RetryLater { .. })) => {
+                    return self.close(job, end, over).await;
                 }
                 Err(impossible) => {
                     tracing::error!(video = %self.video.lease.video, %impossible, "the video stays as it is and its job goes back");
@@ -160,50 +159,58 @@ impl<'a> Attempt<'a> {
         drop(job);
     }
 
-    async fn close(self, job: Job, end: VideoEnd, failure: Option<FailureClass>, retry: Option<(u64, bool)>) {
-        let state = attempt_state(end, failure);
-        let verdict = match (failure, retry, self.stored) {
-            (None, _, Some(output)) => Verdict::Succeed(output),
-            (None, _, None) => {
-                tracing::error!(video = %self.video.lease.video, "a video ended as a success without a stored file; its job goes back");
+    /// Records the end of the attempt and what follows from it.
+    async fn close(self, job: Job, end: VideoEnd, next: VideoNext) {
+        let (failure, verdict) = match (next, self.stored.clone()) {
+            (VideoNext::Succeed, Some(output)) => (None, Verdict::Succeed(output)),
+            (VideoNext::Fail(class), _) => (Some(class), Verdict::Fail),
+            (VideoNext::RetryLater { class, delay_ms, spends_attempt }, _) => {
+                let asked_ms = self.retry_after.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+                (Some(class), Verdict::RetryLater { delay_ms: delay_ms.max(asked_ms), spends_attempt })
+            }
+            (VideoNext::Succeed, None) | (VideoNext::Step(_) | VideoNext::Again(_), _) => {
+                tracing::error!(video = %self.video.lease.video, ?next, "an attempt was to be closed that is not over; its job goes back");
                 return;
             }
-            (Some(_), Some((delay_ms, spends_attempt)), _) => {
-                let asked = self.retry_after.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-                Verdict::RetryLater { delay_ms: delay_ms.max(asked), spends_attempt }
-            }
-            (Some(_), None, _) => Verdict::Fail,
         };
+        let state = attempt_state(end, failure);
         let retried = matches!(verdict, Verdict::RetryLater { .. });
-        let message = failure
-            .map(|class| self.message.unwrap_or_else(|| freezeframe_workflows::retry::explain(class).to_owned()));
+        let explained = |class| self.message.clone().unwrap_or_else(|| retry::explain(class).to_owned());
+        let handle = self.handle.as_ref().map(|handle| handle.0.clone());
         let close = Close {
             lease: self.video.lease.clone(),
             batch: self.video.batch,
-            attempt: AttemptEnd { state, handle: self.handle.map(|handle| handle.0), failure, message },
+            attempt: AttemptEnd { state, handle, failure, message: failure.map(explained) },
             verdict,
+            credits: money::of_video(next),
         };
-        let abandoned = close.attempt.handle.clone().filter(|_| failure.is_some());
         match self.studio.recorder.record(Transition::Close(Box::new(close))).await {
             Ok(Reply::Written) => {
                 job.settled();
-                if let (Some(provider), Some(handle)) = (&self.provider, abandoned)
-                    && provider.capabilities().cancel
-                {
-                    let cancelled = provider.cancel(&Handle(handle)).await;
-                    tracing::info!(video = %self.video.lease.video, ?cancelled, "asked the provider to drop an abandoned job");
-                }
                 metrics::attempt_ended(&self.video.attempt.provider, state.word());
                 match failure {
                     None => metrics::video_succeeded(),
                     Some(class) if !retried => metrics::video_failed(class),
                     Some(_) => {}
                 }
+                if failure.is_some() {
+                    self.drop_abandoned_job().await;
+                }
             }
             Ok(_) => metrics::lease_lost(),
             Err(error) => {
                 tracing::error!(video = %self.video.lease.video, %error, "the end of a video was not recorded; its job goes back to the queue");
             }
+        }
+    }
+
+    /// A job that nobody waits for any more need not be finished, where the provider can stop it.
+    async fn drop_abandoned_job(&self) {
+        if let (Some(provider), Some(handle)) = (&self.provider, &self.handle)
+            && provider.capabilities().cancel
+        {
+            let cancelled = provider.cancel(handle).await;
+            tracing::info!(video = %self.video.lease.video, ?cancelled, "asked the provider to drop an abandoned job");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use freezeframe_workflows::money::CreditMove;
 use sqlx::PgConnection;
 
 use super::{Lease, Reply};
@@ -17,6 +18,8 @@ pub struct Close {
     pub batch: BatchId,
     pub attempt: AttemptEnd,
     pub verdict: Verdict,
+    /// What the rules say that this end does to the video's credits.
+    pub credits: CreditMove,
 }
 
 /// How the attempt itself ended.
@@ -156,19 +159,16 @@ async fn settle(
 ) -> Result<(), JournalError> {
     let settlements: Vec<Settlement> = closed
         .iter()
-        .filter(|row| row.state.is_final())
-        .map(|row| Settlement {
-            video: row.video,
-            batch: row.batch,
-            price: row.price,
-            price_offset: row.price_offset,
-            failure: match row.state {
+        .filter_map(|row| {
+            let close = closes.get(&row.video)?;
+            let failure = match close.credits {
+                CreditMove::Charge => None,
                 // a failure without a class is refused by the database; refunding it is right in any case
-                VideoState::Failed => {
-                    Some(closes.get(&row.video).and_then(|c| c.attempt.failure).unwrap_or(FailureClass::ProviderFault))
-                }
-                _ => None,
-            },
+                CreditMove::Refund => Some(close.attempt.failure.unwrap_or(FailureClass::ProviderFault)),
+                CreditMove::Nothing | CreditMove::Freeze | CreditMove::Close => return None,
+            };
+            let Closed { video, batch, price, price_offset, .. } = **row;
+            Some(Settlement { video, batch, price, price_offset, failure })
         })
         .collect();
     ledger::settle(conn, &settlements).await?;

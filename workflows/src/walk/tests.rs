@@ -114,6 +114,16 @@ fn waiting_spends_nothing_and_every_other_retry_spends_one_attempt() {
 }
 
 #[test]
+fn a_stored_video_is_charged_and_nothing_else_is() {
+    let stored = OrderEnd::Video(VideoEnd::Stored);
+    assert!(REAL.edges.iter().any(|(_, edge)| edge.end == stored));
+    for (place, edge) in &REAL.edges {
+        let is_stored = matches!(place, OrderPlace::Video { step: VideoStep::Store, .. }) && edge.end == stored;
+        assert_eq!(edge.moves == CreditMove::Charge, is_stored, "{place:?} {edge:?}");
+    }
+}
+
+#[test]
 fn a_failure_that_forgets_the_refund_is_refused() {
     fn forgetful(next: VideoNext) -> CreditMove {
         match next {
