@@ -276,6 +276,7 @@ impl Service {
             courier: Courier::new(client, (*self.master).clone()),
             timing: AttemptTiming {
                 lookup_settle: config.attempts.lookup_settle,
+                submit_timeout: config.attempts.submit_timeout,
                 lookup_pause: config.attempts.lookup_pause,
                 store_pause: STORE_PAUSE,
             },

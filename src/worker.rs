@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::billing;
 use crate::engine::queue;
 use crate::engine::queue::{SlotSettings, Workers, WorkersStopped, names};
 use crate::metrics;
@@ -95,9 +94,10 @@ async fn reconcile_regularly(studio: Arc<Studio>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match billing::reconcile(&studio.db).await {
-            Ok(found) if found.is_clean() => {}
-            Ok(found) => {
+        match steps::audit(&studio.db).await {
+            Ok(None) => {}
+            Ok(Some(found)) if found.is_clean() => {}
+            Ok(Some(found)) => {
                 tracing::error!(differences = ?found.differences, "the books disagree: run `freezeframe reconcile`")
             }
             Err(error) => tracing::warn!(%error, "the books could not be compared; it is tried again"),

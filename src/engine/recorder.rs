@@ -18,6 +18,8 @@ use crate::db::{self, Database};
 const MAX_GROUP: usize = 512;
 /// Transitions that may wait; beyond it `record` waits too.
 const QUEUE: usize = 8192;
+/// So often a group is tried whose failure is none of a passing kind.
+const MAX_ODD_FAILURES: u32 = 4;
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
@@ -146,17 +148,41 @@ async fn write_group<J: Journal>(db: &Database, journal: &J, ops: &[J::Op]) -> V
 /// Tries until the group is committed or its content refused.
 async fn write_until_certain<J: Journal>(db: &Database, journal: &J, ops: &[J::Op]) -> Result<Vec<J::Reply>, String> {
     let mut backoff = FIRST_BACKOFF;
+    let mut odd_failures = 0;
     loop {
         match write_once(db, journal, ops).await {
             Ok(replies) if replies.len() == ops.len() => return Ok(replies),
             Ok(replies) => return Err(format!("{} transitions were answered by {} replies", ops.len(), replies.len())),
             Err(JournalError::Refused(why)) => return Err(why),
+            // neither the connection nor a lost race: if it stays, the content must be at fault after all
+            Err(JournalError::Database(error)) if !passes(&error) && odd_failures >= MAX_ODD_FAILURES => {
+                return Err(error.to_string());
+            }
             Err(JournalError::Database(error)) => {
+                odd_failures += u32::from(!passes(&error));
                 tracing::warn!(%error, transitions = ops.len(), backoff_ms = backoff.as_millis() as u64, "recording failed; trying again");
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(MAX_BACKOFF);
             }
         }
+    }
+}
+
+/// Whether an error speaks of the database's state and not of what was written: connections (08), lost races (40),
+/// resources (53), locks (55), shutdown (57P) and the system (58).
+fn passes(error: &sqlx::Error) -> bool {
+    match error.as_database_error().and_then(|e| e.code()) {
+        Some(code) => ["08", "40", "53", "55", "57P", "58"].iter().any(|class| code.starts_with(class)),
+        None => !matches!(
+            error,
+            sqlx::Error::Decode(_)
+                | sqlx::Error::Encode(_)
+                | sqlx::Error::ColumnDecode { .. }
+                | sqlx::Error::ColumnNotFound(_)
+                | sqlx::Error::ColumnIndexOutOfBounds { .. }
+                | sqlx::Error::TypeNotFound { .. }
+                | sqlx::Error::RowNotFound
+        ),
     }
 }
 

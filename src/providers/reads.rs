@@ -2,7 +2,7 @@
 //!
 //! Owns the crate `backoff`; no other module names it, so that replacing it is a change of this file.
 //! Always holds: only [`ReadError::Unavailable`] is tried again; the whole call ends within its bound. A rate limit is not
-//! waited out here: it belongs to the account, which cools down for the whole cluster.
+//! waited out here: the caller asks again at its own pace.
 //! Refuses: anything that could buy. A submission must not come through here.
 
 use std::future::Future;

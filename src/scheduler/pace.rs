@@ -16,20 +16,27 @@ const BURST_SECS: u32 = 3;
 struct Pace {
     per_minute: u32,
     limiter: DefaultDirectRateLimiter,
+    /// At most as many as may come at once.
     unused: u32,
+    burst: u32,
 }
 
 impl Pace {
     fn new(per_minute: u32) -> Pace {
         let rate = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
         let burst = NonZeroU32::new(per_minute / 60 * BURST_SECS).unwrap_or(NonZeroU32::MIN);
-        Pace { per_minute, limiter: RateLimiter::direct(Quota::per_minute(rate).allow_burst(burst)), unused: 0 }
+        let limiter = RateLimiter::direct(Quota::per_minute(rate).allow_burst(burst));
+        Pace { per_minute, limiter, unused: 0, burst: burst.get() }
     }
 
     fn changed(per_minute: u32) -> Pace {
         let pace = Pace::new(per_minute);
         while pace.limiter.check().is_ok() {}
         pace
+    }
+
+    fn keep(&mut self, turns: u32) {
+        self.unused = self.unused.saturating_add(turns).min(self.burst);
     }
 
     fn take(&mut self) -> bool {
@@ -66,17 +73,17 @@ impl Paces {
         if current(&mut self.accounts, account.0.to_owned(), account.1).take() {
             return true;
         }
-        tenant_pace.unused += 1;
+        tenant_pace.keep(1);
         false
     }
 
     /// Keeps turns that were taken and not used.
     pub(super) fn give_back(&mut self, tenant: TenantId, account: &str, turns: u32) {
         if let Some(pace) = self.tenants.get_mut(&tenant) {
-            pace.unused += turns;
+            pace.keep(turns);
         }
         if let Some(pace) = self.accounts.get_mut(account) {
-            pace.unused += turns;
+            pace.keep(turns);
         }
     }
 }

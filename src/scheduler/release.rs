@@ -18,6 +18,8 @@ pub struct OpenLane {
     pub batch: BatchId,
     pub model: String,
     pub tenant: TenantId,
+    /// Waiting and not in back-off.
+    pub eligible: i32,
     pub waiting: i32,
     /// Released or running.
     pub in_flight: i32,
@@ -78,6 +80,8 @@ pub(super) async fn open_lanes(conn: &mut PgConnection) -> Result<Vec<OpenLane>,
     sqlx::query_as!(
         OpenLane,
         r#"select l.batch_id as "batch: BatchId", l.model, l.tenant_id as "tenant: TenantId", l.waiting,
+               case when l.waiting = 0 then 0 else l.waiting - (select count(*) from videos v
+                   where v.batch_id = l.batch_id and v.model = l.model and v.eligible_at > now())::integer end as "eligible!",
                l.total - l.waiting - l.settled as "in_flight!", t.videos_per_minute, t.max_in_flight
            from batch_lanes l join tenants t on t.id = l.tenant_id
            where not l.closed
@@ -98,10 +102,22 @@ pub(super) async fn release(
         tracing::warn!(epoch, "another leader has taken over; nothing was released");
         return Ok(Released::new());
     }
+    let batches: Vec<String> = shares.iter().map(|s| s.batch.bare()).collect();
+    let models: Vec<String> = shares.iter().map(|s| s.model.clone()).collect();
+    // in the order that the ends of videos keep as well
+    sqlx::query!(
+        "select l.batch_id from batch_lanes l join unnest($1::text[], $2::text[]) as i (batch_id, model)
+             on l.batch_id = i.batch_id and l.model = i.model
+         order by l.batch_id, l.model for update of l",
+        &batches,
+        &models,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
     let rows = sqlx::query_file!(
         "src/scheduler/release.sql",
-        &shares.iter().map(|s| s.batch.bare()).collect::<Vec<_>>(),
-        &shares.iter().map(|s| s.model.clone()).collect::<Vec<_>>(),
+        &batches,
+        &models,
         &shares.iter().map(|s| i64::from(s.videos)).collect::<Vec<_>>(),
         &shares.iter().map(|s| s.route.provider.clone()).collect::<Vec<_>>(),
         &shares.iter().map(|s| s.route.upstream_model.clone()).collect::<Vec<_>>(),

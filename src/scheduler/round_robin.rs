@@ -77,7 +77,7 @@ impl Rotation {
     /// in turn; what it cannot use goes to the others.
     pub(super) fn share(&mut self, lanes: &[OpenLane], budget: &mut Budget<'_>) -> Vec<Share> {
         let mut tenants: Vec<Vec<(&OpenLane, u32)>> = Vec::new();
-        for lane in lanes.iter().filter(|lane| lane.waiting > 0) {
+        for lane in lanes.iter().filter(|lane| lane.eligible > 0) {
             match tenants.last_mut() {
                 Some(queue) if queue[0].0.tenant == lane.tenant => queue.push((lane, 0)),
                 _ => tenants.push(vec![(lane, 0)]),
@@ -111,7 +111,7 @@ impl Rotation {
 fn serve(queue: &mut [(&OpenLane, u32)], quantum: u32, budget: &mut Budget<'_>) -> u32 {
     let mut used = 0;
     for (lane, share) in queue.iter_mut() {
-        while used < quantum && *share < lane.waiting.unsigned_abs() && budget.take(lane) {
+        while used < quantum && i64::from(*share) < i64::from(lane.eligible) && budget.take(lane) {
             *share += 1;
             used += 1;
         }
@@ -140,6 +140,7 @@ mod tests {
             batch: BatchId::generate(),
             model: "sora-2".to_owned(),
             tenant,
+            eligible: waiting,
             waiting,
             in_flight,
             videos_per_minute: 60_000_000,

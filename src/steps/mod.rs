@@ -24,13 +24,15 @@ use record::VideoJournal;
 pub use finalize::finalize;
 pub use generate::generate;
 pub use notify::notify;
-pub use sweep::{Swept, sweep};
+pub use sweep::{Swept, audit, sweep};
 
 /// How long things may take around an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptTiming {
     /// For how long a lost answer is looked up at a provider that lists its jobs before it counts as not bought.
     pub lookup_settle: Duration,
+    /// For how long a submission may stay open.
+    pub submit_timeout: Duration,
     pub lookup_pause: Duration,
     /// Between two tries to store a finished output.
     pub store_pause: Duration,

@@ -1,13 +1,16 @@
-//! The sweep: whatever should be under way and is not, is set going again. Idempotent and without input: losing or doubling
+//! The sweep and the audit. The sweep: whatever should be under way and is not, is set going again. Idempotent and without input: losing or doubling
 //! any job changes nothing but time.
 
+use sqlx::{Connection, PgConnection};
+
+use crate::billing::{self, ReconcileError, Reconciliation};
 use crate::db::{self, Database};
 use crate::domain::{BatchId, VideoId};
 use crate::engine::queue;
 use crate::metrics;
 use crate::webhooks;
 
-/// Rows of each kind that one sweep looks at.
+/// Rows of one statement; batches and deliveries beyond it wait for the next sweep.
 const MOST: i64 = 10_000;
 
 /// What a sweep put right.
@@ -34,14 +37,6 @@ pub async fn sweep(db: &Database) -> Result<Swept, sqlx::Error> {
     if !mine {
         return Ok(Swept::default());
     }
-    let videos = sqlx::query_scalar!(
-        r#"select v.id as "id: VideoId" from batch_lanes l join videos v on v.batch_id = l.batch_id and v.model = l.model
-           where not l.closed and l.total - l.waiting - l.settled > 0 and v.state in ('released', 'running')
-           limit $1"#,
-        MOST,
-    )
-    .fetch_all(&mut *tx)
-    .await?;
     let batches = sqlx::query_scalar!(
         r#"select id as "id: BatchId" from batches
            where finished_at is null and succeeded + failed = total and status in ('queued', 'processing') limit $1"#,
@@ -50,11 +45,10 @@ pub async fn sweep(db: &Database) -> Result<Swept, sqlx::Error> {
     .fetch_all(&mut *tx)
     .await?;
     let deliveries = webhooks::pending_due(&mut tx, MOST).await?;
-    let video_ids: Vec<_> = videos.into_iter().map(VideoId::ulid).collect();
     let batch_ids: Vec<_> = batches.into_iter().map(BatchId::ulid).collect();
     let delivery_ids: Vec<_> = deliveries.into_iter().map(|delivery| delivery.ulid()).collect();
     let swept = Swept {
-        videos: queue::push_missing(&mut tx, queue::names::GENERATE, &video_ids).await?,
+        videos: sweep_videos(&mut tx).await?,
         batches: queue::push_missing(&mut tx, queue::names::FINALIZE, &batch_ids).await?,
         deliveries: queue::push_missing(&mut tx, queue::names::NOTIFY, &delivery_ids).await?,
     };
@@ -72,4 +66,41 @@ pub async fn sweep(db: &Database) -> Result<Swept, sqlx::Error> {
     metrics::swept("batch_not_finalized", swept.batches);
     metrics::swept("delivery_without_job", swept.deliveries);
     Ok(swept)
+}
+
+/// Pushes a job for every released or running video that has none, page by page.
+async fn sweep_videos(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let (mut after, mut pushed) = (String::new(), 0);
+    loop {
+        let page = sqlx::query_scalar!(
+            r#"select v.id as "id: VideoId" from batch_lanes l join videos v on v.batch_id = l.batch_id and v.model = l.model
+               where not l.closed and l.total - l.waiting - l.settled > 0 and v.state in ('released', 'running')
+                   and v.id > $1
+               order by v.id limit $2"#,
+            after,
+            MOST,
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        let Some(last) = page.last() else { return Ok(pushed) };
+        after = last.bare();
+        let ids: Vec<_> = page.into_iter().map(VideoId::ulid).collect();
+        pushed += queue::push_missing(conn, queue::names::GENERATE, &ids).await?;
+    }
+}
+
+/// Compares the books once, unless another process is at it: `None` then.
+///
+/// # Errors
+/// The database's.
+pub async fn audit(db: &Database) -> Result<Option<Reconciliation>, ReconcileError> {
+    // the lock goes with this connection
+    let mut lock = db.engine_connection().await?;
+    let mine =
+        sqlx::query_scalar!(r#"select pg_try_advisory_lock(hashtextextended('freezeframe audit', 7)) as "mine!""#)
+            .fetch_one(&mut lock)
+            .await?;
+    let found = if mine { billing::reconcile(db).await.map(Some) } else { Ok(None) };
+    lock.close().await?;
+    found
 }

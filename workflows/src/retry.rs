@@ -3,8 +3,8 @@
 //! Always holds: a class that says "try again" is bounded; a class whose retry spends no attempt is one where provably
 //! nothing was bought; a delay lies between half of its nominal value and the policy's maximum, for every input.
 //!
-//! The numbers are house decisions, not a provider's. A provider's own `Retry-After` is not seen here: it cools the
-//! provider account down for the whole cluster, and release waits for that whatever the delay below says.
+//! The numbers are house decisions, not a provider's. A provider's own `Retry-After` is not seen here: whoever asks for the
+//! delay takes the longer of the two.
 
 use crate::FailureClass;
 

@@ -50,7 +50,7 @@ impl Workers {
     {
         let (db, stop) = (self.db.clone(), self.stop.clone());
         self.monitor = self.monitor.register(move |_restarts| {
-            let backend = SlotBackend::new(SlotPool::new(db.clone(), settings.clone(), stop.clone()));
+            let backend = SlotBackend::new(SlotPool::new(db.clone(), settings.clone(), &stop));
             let handler = handler.clone();
             WorkerBuilder::new(backend.pool.worker.as_str()).backend(backend).parallelize(tokio::spawn).build(
                 move |job: Job| {
@@ -132,6 +132,13 @@ impl Backend for SlotBackend {
             tracing::debug!(worker = %self.pool.worker, %error, "the worker had stopped already");
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for SlotBackend {
+    /// A worker that is started anew has a pool of its own; this one's tasks end.
+    fn drop(&mut self) {
+        self.pool.stop.cancel();
     }
 }
 

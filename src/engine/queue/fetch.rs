@@ -85,7 +85,7 @@ async fn fetch(
         Some(conn) => conn,
         None => {
             let mut fresh = pool.db.engine_connection().await?;
-            give_back_lost(pool, &mut fresh).await?;
+            give_back_lost(pool, &mut fresh, 0.0).await?;
             connection.insert(fresh)
         }
     };
@@ -115,8 +115,13 @@ async fn fetch(
         .collect())
 }
 
-/// A fetch may have committed although its answer was lost: rows in our name that nobody here holds go back.
-async fn give_back_lost(pool: &SlotPool, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// A fetch may have committed although its answer was lost: rows that have stood in our name for `locked_secs` and that
+/// nobody here holds go back.
+pub(super) async fn give_back_lost(
+    pool: &SlotPool,
+    conn: &mut PgConnection,
+    locked_secs: f64,
+) -> Result<(), sqlx::Error> {
     let held: Vec<String> = pool
         .held()
         .keys()
@@ -126,9 +131,10 @@ async fn give_back_lost(pool: &SlotPool, conn: &mut PgConnection) -> Result<(), 
         .collect();
     let lost = sqlx::query!(
         "update apalis.jobs set status = 'Pending', lock_by = null, lock_at = null, attempts = attempts + 1
-         where lock_by = $1 and id <> all($2)",
+         where lock_by = $1 and id <> all($2) and lock_at <= now() - $3 * interval '1 s'",
         pool.worker,
         &held,
+        locked_secs,
     )
     .execute(conn)
     .await?;

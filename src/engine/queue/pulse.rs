@@ -7,10 +7,15 @@ use apalis_postgres::queries;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::fetch::give_back_lost;
 use super::jobs::INSERT_CHANNEL;
 use super::slots::SlotPool;
 use crate::metrics;
 
+/// How often jobs are looked for that stand in our name and that nobody here holds.
+const AUDIT_EVERY: Duration = Duration::from_secs(10);
+/// A fetch that was given up may still commit until the server's time-out for a statement.
+const LOST_AFTER_SECS: f64 = 10.0;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const LISTEN_PAUSE: Duration = Duration::from_millis(500);
 
@@ -30,6 +35,9 @@ pub(super) fn start(pool: Arc<SlotPool>) -> std::io::Result<()> {
 async fn pulse(pool: Arc<SlotPool>) {
     let mut connection = None;
     let mut last_beat = Instant::now();
+    // since when every beat of ours has got through
+    let mut unbroken_since = Instant::now();
+    let mut last_audit = Instant::now();
     let mut told_to_stop = false;
     let mut tick = interval(pool.settings.heartbeat);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -39,13 +47,15 @@ async fn pulse(pool: Arc<SlotPool>) {
             () = pool.beat_now.notified() => {}
             () = pool.stop.cancelled(), if !told_to_stop => told_to_stop = true,
         }
-        match timeout(pool.settings.dead_after / 2, beat(&pool, &mut connection)).await {
+        match timeout(pool.settings.dead_after / 2, beat(&pool, &mut connection, unbroken_since, &mut last_audit)).await
+        {
             Ok(Ok(())) => {
                 metrics::heartbeat_gap(pool.settings.queue, last_beat.elapsed());
                 last_beat = Instant::now();
             }
             failed => {
                 connection = None;
+                unbroken_since = Instant::now();
                 let error = match failed {
                     Ok(Err(error)) => error.to_string(),
                     _ => "no answer".to_owned(),
@@ -63,7 +73,12 @@ async fn pulse(pool: Arc<SlotPool>) {
     }
 }
 
-async fn beat(pool: &SlotPool, connection: &mut Option<PgConnection>) -> Result<(), sqlx::Error> {
+async fn beat(
+    pool: &SlotPool,
+    connection: &mut Option<PgConnection>,
+    unbroken_since: Instant,
+    last_audit: &mut Instant,
+) -> Result<(), sqlx::Error> {
     let conn = match connection {
         Some(conn) => conn,
         None => connection.insert(pool.db.engine_connection().await?),
@@ -87,7 +102,14 @@ async fn beat(pool: &SlotPool, connection: &mut Option<PgConnection>) -> Result<
     .execute(&mut *conn)
     .await?;
     pool.registered.cancel();
-    rescue(pool, conn).await?;
+    // after a database outage everybody looks dead: the first one back must not rob the others
+    if unbroken_since.elapsed() >= pool.settings.dead_after {
+        rescue(pool, conn).await?;
+    }
+    if last_audit.elapsed() >= AUDIT_EVERY {
+        give_back_lost(pool, conn, LOST_AFTER_SECS).await?;
+        *last_audit = Instant::now();
+    }
     give_back(pool, conn).await
 }
 

@@ -43,6 +43,7 @@ pub(super) struct GivenBack {
 pub struct Job {
     ticket: Ticket,
     settled: bool,
+    pause: Duration,
     /// Cancelled when the same job came again because its row had been lost: then this one is not the row's holder.
     superseded: CancellationToken,
     pool: Arc<SlotPool>,
@@ -61,6 +62,11 @@ impl Job {
     /// The name under which this worker holds its jobs.
     pub fn worker(&self) -> &str {
         &self.pool.worker
+    }
+
+    /// Gives the row back, not to be fetched before `pause` has passed.
+    pub fn set_aside(mut self, pause: Duration) {
+        self.pause = pause;
     }
 
     /// The row was deleted by the step's own transaction: there is nothing to give back.
@@ -85,7 +91,7 @@ impl Drop for Job {
         }
         if is_holder && !self.settled {
             // a handler that panics would panic again at once
-            let after = if std::thread::panicking() { PANIC_PAUSE } else { Duration::ZERO };
+            let after = if std::thread::panicking() { PANIC_PAUSE } else { self.pause };
             self.pool.unsettled().push(GivenBack { ticket: self.ticket, after });
         }
         // a stopping worker waits for its last job to hand in
@@ -116,7 +122,8 @@ pub(super) struct SlotPool {
 }
 
 impl SlotPool {
-    pub(super) fn new(db: Database, settings: SlotSettings, stop: CancellationToken) -> Arc<SlotPool> {
+    /// `stop` stops the process; the pool's own token can be cancelled without stopping the other pools.
+    pub(super) fn new(db: Database, settings: SlotSettings, stop: &CancellationToken) -> Arc<SlotPool> {
         Arc::new(SlotPool {
             // no other process and no earlier life of this one had this name: a reused one would keep the jobs of a
             // dead process looking alive
@@ -127,7 +134,7 @@ impl SlotPool {
             waker: AtomicWaker::new(),
             wake: Notify::new(),
             beat_now: Notify::new(),
-            stop,
+            stop: stop.child_token(),
             registered: CancellationToken::new(),
             pulse_ended: CancellationToken::new(),
             fetch_ended: AtomicBool::new(false),
@@ -162,7 +169,14 @@ impl SlotPool {
             if let Some(predecessor) = self.held().insert(ticket.id, superseded.clone()) {
                 predecessor.cancel();
             }
-            self.ready().push_back(Job { ticket, settled: false, superseded, pool: self.clone(), _slot: slot });
+            self.ready().push_back(Job {
+                ticket,
+                settled: false,
+                pause: Duration::ZERO,
+                superseded,
+                pool: self.clone(),
+                _slot: slot,
+            });
         }
         self.waker.wake();
     }

@@ -19,7 +19,8 @@ with failed as (
 ), credited as (
     update wallets w set available = w.available + a.amount
     from (select tenant_id, source, sum(amount)::bigint as amount from acts
-        where exists (select from locked) group by tenant_id, source) a
+        -- counted, so that every wallet is locked, in order, before any is credited
+        where (select count(*) from locked) > 0 group by tenant_id, source) a
     where w.tenant_id = a.tenant_id and w.source = a.source
     returning w.tenant_id, w.source, w.available - a.amount as before
 ), returned as (

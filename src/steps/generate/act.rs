@@ -1,6 +1,7 @@
 //! Submit and poll.
 
-use freezeframe_workflows::video::VideoEnd;
+use freezeframe_workflows::video::{VideoEnd, VideoStep};
+use tokio::time::Instant;
 
 use super::{Attempt, LeaseLost};
 use crate::domain::{FailureClass, Size};
@@ -41,6 +42,7 @@ impl Attempt<'_> {
             SubmitOutcome::Unknown { cause } => {
                 tracing::warn!(video = %self.video.lease.video, attempt = %self.video.attempt.id, %cause,
                     "the answer to a submission was lost; looking it up");
+                self.settled_at = Instant::now() + self.studio.timing.lookup_settle;
                 self.record_fenced(Transition::AnswerLost { lease: self.video.lease.clone(), cause }).await?;
                 Ok(VideoEnd::AnswerLost)
             }
@@ -52,7 +54,7 @@ impl Attempt<'_> {
     async fn remember_handle(&mut self, handle: Handle) -> Result<(), LeaseLost> {
         let accepted = Transition::Accepted { lease: self.video.lease.clone(), handle: handle.0.clone() };
         self.handle = Some(handle);
-        self.studio.recorder.hand_in(accepted).await.map_err(|_| LeaseLost)?;
+        self.handle_written = Some(self.studio.recorder.hand_in(accepted).await.map_err(|_| LeaseLost)?);
         Ok(())
     }
 
@@ -72,7 +74,14 @@ impl Attempt<'_> {
             self.message = Some("The provider that took this video is no longer configured.".to_owned());
             return Ok(VideoEnd::Gone);
         };
-        match provider.poll(&handle).await {
+        let answer = provider.poll(&handle).await;
+        if answer.is_ok() {
+            self.asked = Some(VideoStep::Poll);
+        }
+        if !matches!(answer, Ok(PollOutcome::Gone { .. })) {
+            self.gone_since = None;
+        }
+        match answer {
             Ok(PollOutcome::Queued | PollOutcome::Running { .. }) => Ok(VideoEnd::StillRunning),
             Ok(PollOutcome::Succeeded { output }) => {
                 self.ready = Some(output);
@@ -82,9 +91,12 @@ impl Attempt<'_> {
                 self.message = Some(message);
                 Ok(VideoEnd::ProviderFailed(class))
             }
+            // a server may show a job later than it took it: one look does not lose a video that was paid for
             Ok(PollOutcome::Gone { message }) => {
                 self.message = Some(message);
-                Ok(VideoEnd::Gone)
+                let since = *self.gone_since.get_or_insert_with(Instant::now);
+                let believed = since.elapsed() >= self.studio.timing.lookup_settle;
+                Ok(if believed { VideoEnd::Gone } else { VideoEnd::StillRunning })
             }
             // not being able to ask says nothing about the job
             Err(error) => {

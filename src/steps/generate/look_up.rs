@@ -2,21 +2,21 @@
 //! blindly, and never a job adopted that another attempt owns.
 
 use chrono::{TimeDelta, Utc};
-use freezeframe_workflows::video::VideoEnd;
+use freezeframe_workflows::video::{VideoEnd, VideoStep};
+use tokio::time::Instant;
 
 use super::{Attempt, LeaseLost};
 use crate::engine::recorder::NotRecorded;
 use crate::providers::{Candidate, FindOutcome, Handle};
-use crate::steps::record::{Reply, Transition};
+use crate::steps::record::{Reply, Transition, handles_of_others};
 
 /// How far a provider's clock may differ from the database's.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(120);
 
 impl Attempt<'_> {
     pub(super) async fn look_up(&mut self) -> Result<VideoEnd, LeaseLost> {
-        self.looked_up = true;
-        // asked before the look: an answer to an older question proves nothing about the time after it
-        let settled = self.video.attempt.age + self.claimed_at.elapsed() >= self.studio.timing.lookup_settle;
+        // taken before the look: an answer to an older question proves nothing about the time after it
+        let settled = Instant::now() >= self.settled_at;
         let (Some(provider), Some(request)) = (self.provider.clone(), self.request()) else {
             return Ok(VideoEnd::CannotLookUp);
         };
@@ -29,6 +29,7 @@ impl Attempt<'_> {
                 return Ok(VideoEnd::NotFoundYet);
             }
         };
+        self.asked = Some(VideoStep::LookUp);
         match self.adopt(candidates).await? {
             true => Ok(VideoEnd::Found),
             false if settled => Ok(VideoEnd::NotBought),
@@ -40,11 +41,15 @@ impl Attempt<'_> {
     async fn adopt(&mut self, candidates: Vec<Candidate>) -> Result<bool, LeaseLost> {
         let handles: Vec<String> = candidates.iter().map(|c| c.handle.0.clone()).collect();
         let Ok(owned) =
-            super::super::record::owned_handles(&self.studio.db, &self.video.attempt.provider, &handles).await
+            handles_of_others(&self.studio.db, &self.video.lease, &self.video.attempt.provider, &handles).await
         else {
             return Ok(false);
         };
-        for handle in handles.into_iter().filter(|handle| !owned.contains(handle)) {
+        let mut free: Vec<String> = handles.into_iter().filter(|handle| !owned.contains(handle)).collect();
+        // equal prompts have equal candidates: not everybody begins with the same
+        let start = self.video.attempt.id.ulid().random() as usize % free.len().max(1);
+        free.rotate_left(start);
+        for handle in free {
             let accepted = Transition::Accepted { lease: self.video.lease.clone(), handle: handle.clone() };
             match self.studio.recorder.record(accepted).await {
                 Ok(Reply::Written) => {
@@ -53,7 +58,7 @@ impl Attempt<'_> {
                     return Ok(true);
                 }
                 // another attempt was quicker to take it
-                Err(NotRecorded::Refused(_)) => {}
+                Ok(Reply::HandleTaken) | Err(NotRecorded::Refused(_)) => {}
                 Ok(_) | Err(NotRecorded::Stopped) => return Err(LeaseLost),
             }
         }

@@ -14,17 +14,28 @@ use std::time::Duration;
 use freezeframe_workflows::video::{self, Spent, VideoEnd, VideoNext, VideoStep};
 use freezeframe_workflows::{money, retry};
 use rand::RngExt;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Studio;
 use super::record::{AttemptEnd, Claim, ClaimedVideo, Close, Output, Reply, Transition, Verdict};
 use crate::domain::{AttemptId, AttemptState, FailureClass};
 use crate::engine::queue::Job;
+use crate::engine::recorder::NotRecorded;
 use crate::metrics;
 use crate::providers::{self, Handle, Provider};
 
-/// The third worker that dies with a video is the last one.
+/// The third worker that dies with a video is the last one, as long as nothing was bought. A bought one is worth more
+/// tries: it may have been one of thousands in a process that something else killed.
 const DEADLY: u32 = 3;
+const DEADLY_ONCE_BOUGHT: u32 = 10;
+/// After its deadline an attempt is asked about once more, for as long as this, before it is given up: the time may have
+/// passed while nobody could ask.
+const LAST_LOOK: Duration = Duration::from_secs(600);
+/// A claim older than this is not sent any more: somebody else may have taken the video for dead.
+const STALE_CLAIM: Duration = Duration::from_secs(4);
+/// How long a video rests whose step the database refused or the rules do not know.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// An attempt of a model that is no longer in the catalogue may take this long.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(3600);
 
@@ -39,6 +50,8 @@ struct Attempt<'a> {
     provider: Option<Arc<dyn Provider>>,
     deadline: Instant,
     claimed_at: Instant,
+    /// From when on a submission that is not listed counts as not bought.
+    settled_at: Instant,
     handle: Option<Handle>,
     ready: Option<providers::Output>,
     stored: Option<Output>,
@@ -46,38 +59,50 @@ struct Attempt<'a> {
     message: Option<String>,
     /// The provider's wish for a pause.
     retry_after: Option<Duration>,
-    looked_up: bool,
+    /// Whether the step that is waited for past the deadline has had an answer.
+    asked: Option<VideoStep>,
+    /// Since when the provider says that it does not know the job.
+    gone_since: Option<Instant>,
+    /// Tells whether the handle was written.
+    handle_written: Option<oneshot::Receiver<Result<Reply, NotRecorded>>>,
 }
 
 /// Works on the video that the job names, until its attempt ends or this process stops.
 pub async fn generate(studio: Arc<Studio>, job: Job) {
     let claim = Claim { ticket: job.ticket(), worker: job.worker().into(), claim_id: AttemptId::generate() };
+    // taken before the claim: what passes from here on may have let the lease run out
+    let claimed_at = Instant::now();
     match studio.recorder.record(Transition::Claim(claim)).await {
-        Ok(Reply::Claimed(video)) => Attempt::new(&studio, *video).run(job).await,
+        Ok(Reply::Claimed(video)) => Attempt::new(&studio, *video, claimed_at).run(job).await,
         Ok(Reply::NothingToClaim) => job.settled(),
         // somebody else holds the job: it is not ours to give back, and giving it back is fenced anyway
-        Ok(Reply::Written | Reply::LeaseLost) => metrics::lease_lost(),
+        Ok(Reply::Written | Reply::HandleTaken | Reply::LeaseLost) => metrics::lease_lost(),
         Err(error) => {
-            tracing::error!(video = %job.id(), %error, "a video could not be claimed; its job goes back to the queue")
+            tracing::error!(video = %job.id(), %error, "a video could not be claimed; its job goes back to the queue");
+            job.set_aside(REFUSED_PAUSE);
         }
     }
 }
 
 impl<'a> Attempt<'a> {
-    fn new(studio: &'a Studio, video: ClaimedVideo) -> Attempt<'a> {
-        let now = Instant::now();
+    fn new(studio: &'a Studio, video: ClaimedVideo, claimed_at: Instant) -> Attempt<'a> {
         let deadline = studio.catalogue.model(&video.model).map_or(DEFAULT_DEADLINE, |model| model.deadline);
         Attempt {
             studio,
             provider: studio.providers.get(&video.attempt.provider).cloned(),
-            deadline: now + deadline.saturating_sub(video.attempt.age),
-            claimed_at: now,
+            deadline: claimed_at + deadline.saturating_sub(video.attempt.age),
+            claimed_at,
+            // another worker's request may be accepted for as long as it may stay open
+            settled_at: claimed_at
+                + (studio.timing.submit_timeout + studio.timing.lookup_settle).saturating_sub(video.attempt.age),
             handle: video.attempt.handle.clone().map(Handle),
             ready: None,
             stored: None,
             message: None,
             retry_after: None,
-            looked_up: false,
+            asked: None,
+            gone_since: None,
+            handle_written: None,
             video,
         }
     }
@@ -93,6 +118,9 @@ impl<'a> Attempt<'a> {
     async fn run(mut self, job: Job) {
         let mut step = self.first_step();
         loop {
+            if step == VideoStep::Poll && self.handle_was_refused() {
+                step = VideoStep::LookUp;
+            }
             let ended = tokio::select! {
                 // a submission under way is waited for: its answer decides whether something was bought
                 () = job.stopping(), if step != VideoStep::Submit => return self.hand_over(job).await,
@@ -118,25 +146,46 @@ impl<'a> Attempt<'a> {
                 }
                 Err(impossible) => {
                     tracing::error!(video = %self.video.lease.video, %impossible, "the video stays as it is and its job goes back");
-                    return;
+                    return job.set_aside(REFUSED_PAUSE);
                 }
             }
         }
     }
 
     async fn act(&mut self, step: VideoStep) -> Result<VideoEnd, LeaseLost> {
-        let overdue = Instant::now() >= self.deadline;
-        let poisoned = self.video.deaths >= DEADLY;
+        let now = Instant::now();
+        let overdue = now >= self.deadline && (self.asked == Some(step) || now >= self.claimed_at + LAST_LOOK);
+        let deadly = if self.handle.is_some() { DEADLY_ONCE_BOUGHT } else { DEADLY };
+        let poisoned = self.video.deaths >= deadly;
         match step {
             VideoStep::Submit if poisoned => Ok(VideoEnd::Rejected(FailureClass::Poison)),
+            VideoStep::Submit if self.claimed_at.elapsed() > STALE_CLAIM => {
+                self.message = Some("The worker stalled before the request was sent.".to_owned());
+                Ok(VideoEnd::Rejected(FailureClass::Network))
+            }
             VideoStep::Submit => self.submit().await,
-            // an attempt that may have arrived is looked for at least once, however late it is
-            VideoStep::LookUp if overdue && self.looked_up => Ok(VideoEnd::DeadlinePassed),
+            VideoStep::LookUp | VideoStep::Poll | VideoStep::Store if overdue => Ok(VideoEnd::DeadlinePassed),
             VideoStep::LookUp => self.look_up().await,
             VideoStep::Poll if poisoned => Ok(VideoEnd::ProviderFailed(FailureClass::Poison)),
-            VideoStep::Poll | VideoStep::Store if overdue => Ok(VideoEnd::DeadlinePassed),
             VideoStep::Poll => self.poll().await,
             VideoStep::Store => self.store().await,
+        }
+    }
+
+    /// The handle went to another attempt, or was not taken by the database: whose job it is has to be looked up.
+    fn handle_was_refused(&mut self) -> bool {
+        let Some(written) = &mut self.handle_written else { return false };
+        match written.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => false,
+            Ok(Ok(Reply::HandleTaken) | Err(NotRecorded::Refused(_))) => {
+                self.handle_written = None;
+                self.handle = None;
+                true
+            }
+            _ => {
+                self.handle_written = None;
+                false
+            }
         }
     }
 
@@ -170,7 +219,7 @@ impl<'a> Attempt<'a> {
             }
             (VideoNext::Succeed, None) | (VideoNext::Step(_) | VideoNext::Again(_), _) => {
                 tracing::error!(video = %self.video.lease.video, ?next, "an attempt was to be closed that is not over; its job goes back");
-                return;
+                return job.set_aside(REFUSED_PAUSE);
             }
         };
         let state = attempt_state(end, failure);
@@ -200,6 +249,7 @@ impl<'a> Attempt<'a> {
             Ok(_) => metrics::lease_lost(),
             Err(error) => {
                 tracing::error!(video = %self.video.lease.video, %error, "the end of a video was not recorded; its job goes back to the queue");
+                job.set_aside(REFUSED_PAUSE);
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Store: copy the finished file into our object store, hash it, check that it is a video. Only then is it a success.
 
-use freezeframe_workflows::video::VideoEnd;
+use std::time::Duration;
+
+use freezeframe_workflows::video::{VideoEnd, VideoStep};
+use tokio::time::Instant;
 
 use super::{Attempt, LeaseLost};
 use crate::domain::FailureClass;
@@ -8,12 +11,17 @@ use crate::providers::{FetchError, ReadError};
 use crate::steps::record::Output;
 use crate::storage::{ObjectKey, StoreError};
 
+/// How long a copy may take that is begun after the deadline.
+const ONE_TRY: Duration = Duration::from_secs(300);
+
 impl Attempt<'_> {
     pub(super) async fn store(&mut self) -> Result<VideoEnd, LeaseLost> {
         let (Some(provider), Some(output)) = (self.provider.clone(), self.ready.clone()) else {
             return Ok(VideoEnd::StoreFailed(FailureClass::Expired));
         };
-        let copied = tokio::time::timeout_at(self.deadline, async {
+        // a file that is ready is worth one whole try, however late it is
+        let until = self.deadline.max(Instant::now() + ONE_TRY);
+        let copied = tokio::time::timeout_at(until, async {
             let stream = provider.fetch(&output).await.map_err(|error| fetch_failure(&error))?;
             let key =
                 ObjectKey::video(self.video.tenant, self.video.batch, self.video.lease.video, self.video.attempt.id);
@@ -21,7 +29,9 @@ impl Attempt<'_> {
                 self.studio.storage.put_video(&key, stream, None).await.map_err(|error| store_failure(&error))?;
             Ok((key, stored))
         });
-        match copied.await {
+        let copied = copied.await;
+        self.asked = Some(VideoStep::Store);
+        match copied {
             Ok(Ok((key, stored))) => {
                 self.stored = Some(Output { key: key.to_string(), bytes: stored.bytes, sha256: stored.sha256 });
                 Ok(VideoEnd::Stored)

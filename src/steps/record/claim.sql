@@ -1,6 +1,6 @@
 -- Takes videos under a new lease epoch. $1 videos, $2 claim ids (also the id of a new attempt), $3 worker.
 -- A claim that was written before (same claim id) changes nothing and answers the same.
--- No CTE is joined with another: the planner takes each for one row and would loop over all pairs.
+-- CTEs of equal size are not joined: the planner takes each for one row and would loop over all pairs.
 with input as (
     select * from unnest($1::text[], $2::text[]) as i (video_id, claim_id)
 ), claimed as (
@@ -20,17 +20,25 @@ with input as (
 ), resumed as (
     update attempts a set lease_epoch = c.lease_epoch, worker = $3
     from claimed c where a.video_id = c.id and a.n = c.attempts_made and a.finished_at is null
-), taken as (
-    select * from claimed
-    union all
+    -- what the row says now: the snapshot may be older than the handle that its last holder has just written
+    returning a.video_id, a.id, a.state, a.handle, a.sent_at, a.provider, a.upstream_model
+), again as (
     select v.* from input i join videos v on v.id = i.video_id
     where v.state = 'running' and v.claim_id = i.claim_id
+), taken as (
+    select c.*, r.id as live_id, r.state as live_state, r.handle as live_handle, r.sent_at as live_sent_at,
+        r.provider as live_provider, r.upstream_model as live_upstream_model
+    -- empty but after a crash, when a few hundred meet a few hundred
+    from claimed c left join resumed r on r.video_id = c.id
+    union all
+    select v.*, a.id, a.state, a.handle, a.sent_at, a.provider, a.upstream_model
+    from again v left join attempts a on a.video_id = v.id and a.n = v.attempts_made
 )
 select t.id as "id!: VideoId", t.batch_id as "batch!: BatchId", t.tenant_id as "tenant!: TenantId", t.model as "model!",
     t.prompt as "prompt!", t.seconds as "seconds!", t.size as "size!", t.attempts_spent as "attempts_spent!", t.waits as "waits!",
     t.lease_epoch as "epoch!", t.deaths as "deaths!", t.attempts_made as "attempt!",
     t.provider as "provider!", t.upstream_model as "upstream_model!",
-    a.id as "live_id?: AttemptId", a.state as "live_state?: AttemptState", a.handle as "live_handle?", a.sent_at as "live_sent_at?",
-    a.provider as "live_provider?", a.upstream_model as "live_upstream_model?",
-    (extract(epoch from now() - coalesce(a.sent_at, now())) * 1000)::bigint as "age_ms!", now() as "now!"
-from taken t left join attempts a on a.video_id = t.id and a.n = t.attempts_made
+    t.live_id as "live_id?: AttemptId", t.live_state as "live_state?: AttemptState", t.live_handle as "live_handle?",
+    t.live_sent_at as "live_sent_at?", t.live_provider as "live_provider?", t.live_upstream_model as "live_upstream_model?",
+    (extract(epoch from now() - coalesce(t.live_sent_at, now())) * 1000)::bigint as "age_ms!", now() as "now!"
+from taken t

@@ -91,7 +91,6 @@ pub(super) async fn write(
     if closes.is_empty() {
         return Ok(());
     }
-    lock_batches(conn, closes).await?;
     let closed = end_attempts(conn, closes).await?;
     let took_effect: HashSet<VideoId> = closed.iter().map(|row| row.video).collect();
     let mut by_video: HashMap<VideoId, &Close> = HashMap::with_capacity(closes.len());
@@ -111,7 +110,10 @@ pub(super) async fn write(
 
 /// Locks the batches in the order that everybody keeps: two recorders that end videos of the same batches wait for each
 /// other instead of deadlocking, and the later one sees the other's counts.
-async fn lock_batches(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Result<(), sqlx::Error> {
+pub(super) async fn lock_batches(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Result<(), sqlx::Error> {
+    if closes.is_empty() {
+        return Ok(());
+    }
     let batches: BTreeSet<BatchId> = closes.iter().map(|(_, close)| close.batch).collect();
     let batches: Vec<String> = batches.into_iter().map(BatchId::bare).collect();
     sqlx::query!("select id from batches where id = any($1) order by id for update", &batches).fetch_all(conn).await?;
@@ -193,6 +195,20 @@ impl Tally {
     }
 }
 
+/// Locks lanes in the order that the scheduler's release keeps as well.
+async fn lock_lanes(conn: &mut PgConnection, batches: &[String], models: &[String]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "select l.batch_id from batch_lanes l join unnest($1::text[], $2::text[]) as i (batch_id, model)
+             on l.batch_id = i.batch_id and l.model = i.model
+         order by l.batch_id, l.model for update of l",
+        batches,
+        models,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(())
+}
+
 /// Counts in bulk; answers the batches of which every video is settled now.
 async fn move_counters(conn: &mut PgConnection, closed: &[&Closed]) -> Result<Vec<ulid::Ulid>, sqlx::Error> {
     if closed.is_empty() {
@@ -204,13 +220,16 @@ async fn move_counters(conn: &mut PgConnection, closed: &[&Closed]) -> Result<Ve
         lanes.entry((row.batch, &row.model)).or_default().count(row.state);
         batches.entry(row.batch).or_default().count(row.state);
     }
+    let lane_batches: Vec<String> = lanes.keys().map(|(batch, _)| batch.bare()).collect();
+    let lane_models: Vec<String> = lanes.keys().map(|(_, model)| (*model).to_owned()).collect();
+    lock_lanes(conn, &lane_batches, &lane_models).await?;
     sqlx::query!(
         "update batch_lanes l set waiting = l.waiting + i.waiting, settled = l.settled + i.settled,
              closed = l.settled + i.settled = l.total
          from unnest($1::text[], $2::text[], $3::int[], $4::int[]) as i (batch_id, model, waiting, settled)
          where l.batch_id = i.batch_id and l.model = i.model",
-        &lanes.keys().map(|(batch, _)| batch.bare()).collect::<Vec<_>>(),
-        &lanes.keys().map(|(_, model)| (*model).to_owned()).collect::<Vec<_>>(),
+        &lane_batches,
+        &lane_models,
         &lanes.values().map(|t| t.waiting).collect::<Vec<_>>(),
         &lanes.values().map(|t| t.succeeded + t.failed).collect::<Vec<_>>(),
     )

@@ -56,6 +56,8 @@ pub enum Reply {
     /// There was nothing to claim; the job is deleted.
     NothingToClaim,
     Written,
+    /// The provider's job belongs to another attempt; nothing was written.
+    HandleTaken,
     /// Somebody else holds the video now: stop, and write nothing more about it.
     LeaseLost,
 }
@@ -92,6 +94,8 @@ impl Journal for VideoJournal {
                 Transition::Close(close) => closes.push((at, close.as_ref())),
             }
         }
+        // batches first, as everywhere: claims lock videos that a stale close may want as well
+        close::lock_batches(conn, &closes).await?;
         claim::write(conn, &claims, &mut replies).await?;
         progress::accepted(conn, &accepted, &mut replies).await?;
         progress::answer_lost(conn, &lost, &mut replies).await?;
@@ -101,15 +105,23 @@ impl Journal for VideoJournal {
     }
 }
 
-/// Which of a provider account's handles belong to an attempt already.
+/// Which of a provider account's handles belong to another attempt than the lease's.
 ///
 /// # Errors
 /// The database's.
-pub async fn owned_handles(db: &Database, provider: &str, handles: &[String]) -> Result<HashSet<String>, sqlx::Error> {
+pub async fn handles_of_others(
+    db: &Database,
+    lease: &Lease,
+    provider: &str,
+    handles: &[String],
+) -> Result<HashSet<String>, sqlx::Error> {
     let owned = sqlx::query_scalar!(
-        r#"select handle as "handle!" from attempts where provider = $1 and handle = any($2)"#,
+        r#"select handle as "handle!" from attempts
+           where provider = $1 and handle = any($2) and not (video_id = $3 and n = $4)"#,
         provider,
         handles,
+        lease.video as VideoId,
+        lease.attempt,
     )
     .fetch_all(db.pool())
     .await?;

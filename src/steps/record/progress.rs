@@ -27,7 +27,8 @@ fn answer<'a>(leases: impl Iterator<Item = (usize, &'a Lease)>, written: Vec<Vid
     }
 }
 
-/// The provider gave a handle. Writing it again is no change.
+/// The provider gave a handle. Writing it again is no change. A handle that another attempt owns is not written: it is
+/// answered [`Reply::HandleTaken`].
 pub(super) async fn accepted(
     conn: &mut PgConnection,
     ops: &[(usize, &Lease, &str)],
@@ -36,21 +37,60 @@ pub(super) async fn accepted(
     if ops.is_empty() {
         return Ok(());
     }
-    let (videos, attempts, epochs) = keys(ops.iter().map(|(_, lease, _)| *lease));
-    let handles: Vec<String> = ops.iter().map(|(_, _, handle)| (*handle).to_owned()).collect();
+    // of two that want one handle at once the first gets it
+    let mut wanted = HashSet::new();
+    let first: Vec<&(usize, &Lease, &str)> = ops.iter().filter(|(_, _, handle)| wanted.insert(*handle)).collect();
+    let (videos, attempts, epochs) = keys(first.iter().map(|(_, lease, _)| *lease));
+    let handles: Vec<String> = first.iter().map(|(_, _, handle)| (*handle).to_owned()).collect();
     let written = sqlx::query_scalar!(
         r#"update attempts a set state = 'accepted', handle = i.handle, accepted_at = coalesce(a.accepted_at, now())
            from unnest($1::text[], $2::int[], $3::int[], $4::text[]) as i (video_id, n, epoch, handle)
            where a.video_id = i.video_id and a.n = i.n and a.lease_epoch = i.epoch and a.finished_at is null
+               and not exists (select from attempts o where o.provider = a.provider and o.handle = i.handle
+                   and not (o.video_id = a.video_id and o.n = a.n))
            returning a.video_id as "video: VideoId""#,
         &videos,
         &attempts,
         &epochs,
         &handles,
     )
+    .fetch_all(&mut *conn)
+    .await?;
+    answer(first.iter().map(|(at, lease, _)| (*at, *lease)), written, replies);
+    let refused: Vec<(usize, &Lease)> = ops
+        .iter()
+        .filter(|(at, ..)| !matches!(replies[*at], Reply::Written))
+        .map(|(at, lease, _)| (*at, *lease))
+        .collect();
+    tell_taken_from_lost(conn, &refused, replies).await
+}
+
+/// A refused handle is taken when the lease still holds, and otherwise the lease is lost.
+async fn tell_taken_from_lost(
+    conn: &mut PgConnection,
+    refused: &[(usize, &Lease)],
+    replies: &mut [Reply],
+) -> Result<(), sqlx::Error> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let (videos, attempts, epochs) = keys(refused.iter().map(|(_, lease)| *lease));
+    let holding = sqlx::query_scalar!(
+        r#"select a.video_id as "video: VideoId" from attempts a
+               join unnest($1::text[], $2::int[], $3::int[]) as i (video_id, n, epoch)
+               on a.video_id = i.video_id and a.n = i.n and a.lease_epoch = i.epoch and a.finished_at is null"#,
+        &videos,
+        &attempts,
+        &epochs,
+    )
     .fetch_all(conn)
     .await?;
-    answer(ops.iter().map(|(at, lease, _)| (*at, *lease)), written, replies);
+    let holding: HashSet<VideoId> = holding.into_iter().collect();
+    for (at, lease) in refused {
+        if holding.contains(&lease.video) {
+            replies[*at] = Reply::HandleTaken;
+        }
+    }
     Ok(())
 }
 
