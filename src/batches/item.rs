@@ -5,13 +5,31 @@ use std::collections::HashSet;
 use chrono::NaiveDate;
 use serde_json::{Map, Value};
 
-use super::order::{OrderItem, Wrong};
-use crate::domain::{CustomId, Prompt, Size};
+use crate::domain::{Credits, CustomId, Prompt, Size};
 use crate::providers::catalogue::{Catalogue, Model};
 
 const FIELDS: [&str; 6] = ["prompt", "model", "seconds", "size", "custom_id", "metadata"];
 /// Entries of a metadata object, and characters of a key and of a value, at the most.
 const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
+
+/// A fault and where it is, as a JSON pointer into the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub pointer: String,
+    pub detail: String,
+}
+
+/// One video to be made.
+#[derive(Clone, Debug)]
+pub struct OrderItem {
+    pub prompt: Prompt,
+    pub model: String,
+    pub seconds: u32,
+    pub size: Size,
+    pub custom_id: Option<CustomId>,
+    pub metadata: Option<Value>,
+    pub price: Credits,
+}
 
 /// Collects what is wrong, each with its JSON pointer.
 pub(super) struct Faults<'a> {

@@ -12,7 +12,8 @@ mod order;
 mod view;
 
 pub use admission::{Admission, AdmissionError, Admitted, Receipt};
-pub use order::{MAX_KEY_CHARS, Order, OrderItem, OrderLimits, Wrong, parse, repeated_request};
+pub use item::{OrderItem, Wrong};
+pub use order::{MAX_KEY_CHARS, Order, OrderLimits, parse, repeated_request};
 pub use view::{
     BatchCounts, BatchView, VideoFailure, VideoOutput, VideoView, batch, batches, output_of, settled_batch, videos,
 };

@@ -6,8 +6,8 @@ use chrono::NaiveDate;
 use ring::digest;
 use serde_json::Value;
 
-use super::item::{self, Faults};
-use crate::domain::{Credits, CustomId, Prompt, Size};
+use super::item::{self, Faults, OrderItem, Wrong};
+use crate::domain::{Credits, CustomId};
 use crate::idempotency::RequestHash;
 use crate::providers::EgressPolicy;
 use crate::providers::catalogue::Catalogue;
@@ -17,13 +17,6 @@ pub const MAX_KEY_CHARS: usize = 255;
 const FIELDS: [&str; 4] = ["items", "webhook_url", "x-request-id", "metadata"];
 /// More faults than this are not listed: nobody reads them, and the answer must stay small.
 const MAX_FAULTS: usize = 1_000;
-
-/// A fault and where it is, as a JSON pointer into the body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
-    pub pointer: String,
-    pub detail: String,
-}
 
 /// A valid order, priced.
 #[derive(Clone, Debug)]
@@ -35,18 +28,6 @@ pub struct Order {
     /// The customer's idempotency key, if there is one.
     pub key: Option<String>,
     pub hash: RequestHash,
-}
-
-/// One video to be made.
-#[derive(Clone, Debug)]
-pub struct OrderItem {
-    pub prompt: Prompt,
-    pub model: String,
-    pub seconds: u32,
-    pub size: Size,
-    pub custom_id: Option<CustomId>,
-    pub metadata: Option<Value>,
-    pub price: Credits,
 }
 
 /// What an order may be.

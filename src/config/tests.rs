@@ -65,9 +65,9 @@ fn every_setting_of_the_example_file_is_known() {
         line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
     };
     let lines = text.lines().map(|line| if setting(line) { line.trim_start_matches('#') } else { line });
-    let text = lines.collect::<Vec<_>>().join("\n").replace("replacement = \"sora-3\"", "replacement = \"sora-2-pro\"");
+    let text = lines.collect::<Vec<_>>().join("\n");
     let config = load(&text);
-    assert_eq!((config.providers.len(), config.models.len()), (1, 1));
+    assert_eq!((config.providers.len(), config.models.len()), (1, 2));
     for key in ["postgres_run_as", "finalize_slots", "lookup_pause_ms", "can_list", "length_prices", "available_until"]
     {
         assert!(text.contains(&format!("\n{key} = ")), "{key}");

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::errors::ApiFault;
-use super::http::{Office, json_response};
+use super::office::{Office, json_response};
 use super::profile::Profile;
 use super::script::Rule;
 

@@ -14,32 +14,19 @@ use poem::{Body, Endpoint, EndpointExt, IntoResponse, Request, Response, Route, 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::content::{self, Clips, Variant};
+use super::content::{self, Variant};
 use super::control;
-use super::door::Connections;
 use super::errors::ApiFault;
+use super::office::{Office, json_response};
 use super::request::Fields;
 use super::script::Fault;
-use super::studio::{Created, Page, Studio};
+use super::studio::{Created, Page};
 
 const DEFAULT_PAGE: usize = 20;
 const LARGEST_PAGE: usize = 100;
 /// What a gateway says when what is behind it does not answer.
 const GATEWAY_PAGE: &str =
     "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><h1>502 Bad Gateway</h1></body>\r\n</html>\r\n";
-
-/// What every handler needs.
-pub(super) struct Office {
-    pub(super) studio: Arc<Studio>,
-    pub(super) connections: Connections,
-    clips: Clips,
-}
-
-impl Office {
-    pub(super) fn new(studio: Arc<Studio>, connections: Connections) -> Arc<Self> {
-        Arc::new(Office { studio, connections, clips: Clips::default() })
-    }
-}
 
 /// The whole surface.
 pub(super) fn routes(office: Arc<Office>) -> impl Endpoint {
@@ -205,8 +192,4 @@ fn video_response(video: &Value, office: &Office) -> Response {
         answer.headers_mut().insert("openai-poll-after-ms", HeaderValue::from(ms));
     }
     answer
-}
-
-pub(super) fn json_response(text: String) -> Response {
-    Response::builder().content_type("application/json").body(text)
 }

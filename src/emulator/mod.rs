@@ -19,6 +19,7 @@ mod door;
 mod errors;
 mod http;
 mod jobs;
+mod office;
 mod profile;
 mod request;
 mod script;
@@ -40,7 +41,7 @@ pub use profile::{ModelCard, Profile};
 pub use script::{Fault, Nth, Rule};
 
 use door::{Connections, Door};
-use http::Office;
+use office::Office;
 use studio::Studio;
 
 /// How long a stop waits for requests under way, slow answers among them.

@@ -9,7 +9,7 @@ use chrono::Utc;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::client::{Accepted, Batch, Counts, Video};
-use super::play::Outcome;
+use super::outcome::Outcome;
 use super::stage::{OPENING_CREDITS, Stage};
 use crate::cli::output::{self, Table, amount, count, wrap};
 

@@ -5,6 +5,7 @@
 
 mod client;
 mod display;
+mod outcome;
 mod play;
 mod prompts;
 mod receiver;
@@ -19,7 +20,8 @@ use super::output;
 use super::signals::Signals;
 use crate::config::{Config, LogConfig};
 use display::Screen;
-use play::{Outcome, play};
+use outcome::Outcome;
+use play::play;
 use stage::Stage;
 
 /// Play a batch of 20 videos against the emulator and show where every credit went.

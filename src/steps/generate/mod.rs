@@ -25,10 +25,8 @@ use crate::engine::recorder::NotRecorded;
 use crate::metrics;
 use crate::providers::{self, Handle, Provider};
 
-/// The third worker that dies with a video is the last one, as long as nothing was bought. A bought one is worth more
-/// tries: it may have been one of thousands in a process that something else killed.
+/// The third worker that dies with a video is the last one.
 const DEADLY: u32 = 3;
-const DEADLY_ONCE_BOUGHT: u32 = 10;
 /// After its deadline an attempt is asked about once more, for as long as this, before it is given up: the time may have
 /// passed while nobody could ask.
 const LAST_LOOK: Duration = Duration::from_secs(600);
@@ -155,8 +153,7 @@ impl<'a> Attempt<'a> {
     async fn act(&mut self, step: VideoStep) -> Result<VideoEnd, LeaseLost> {
         let now = Instant::now();
         let overdue = now >= self.deadline && (self.asked == Some(step) || now >= self.claimed_at + LAST_LOOK);
-        let deadly = if self.handle.is_some() { DEADLY_ONCE_BOUGHT } else { DEADLY };
-        let poisoned = self.video.deaths >= deadly;
+        let poisoned = self.video.deaths >= DEADLY;
         match step {
             VideoStep::Submit if poisoned => Ok(VideoEnd::Rejected(FailureClass::Poison)),
             VideoStep::Submit if self.claimed_at.elapsed() > STALE_CLAIM => {
