@@ -31,15 +31,19 @@ begin
                 p_batch, b.total, settled, b.succeeded + b.failed using errcode = 'P0002';
         end if;
 
-        perform from wallets w join batch_holds h on h.tenant_id = w.tenant_id and h.source = w.source
-            where h.batch_id = p_batch order by w.tenant_id, w.source for update of w;
-        perform from batch_holds h where h.batch_id = p_batch order by h.source for update;
         select coalesce(sum(h.held), 0) into held_now from batch_holds h where h.batch_id = p_batch;
         left_over := held_now - owed;
         if left_over < 0 then
             raise exception 'batch_out_of_balance: batch % holds % credits but its successes cost %', p_batch, held_now, owed
                 using errcode = 'P0003';
         end if;
+
+        -- wallets are shared by all of a tenant's batches: locked only where something goes back
+        if left_over > 0 then
+            perform from wallets w join batch_holds h on h.tenant_id = w.tenant_id and h.source = w.source
+                where h.batch_id = p_batch order by w.tenant_id, w.source for update of w;
+        end if;
+        perform from batch_holds h where h.batch_id = p_batch order by h.source for update;
 
         -- what no settlement accounts for goes back, to the grants that were drawn last
         with shares as (

@@ -8,7 +8,8 @@ with share as (
     from share s cross join lateral (
         select id from videos
         where batch_id = s.batch_id and model = s.model and eligible_at is not null and eligible_at <= now()
-        order by eligible_at, position limit s.videos for update skip locked
+        -- not locked: only the leader releases, and its lease is locked
+        order by eligible_at, position limit s.videos
     ) v
 ), released as (
     update videos v set state = 'released', eligible_at = null, provider = c.provider, upstream_model = c.upstream_model
