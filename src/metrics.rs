@@ -141,7 +141,9 @@ pub fn video_succeeded() {
     counter!(VIDEOS_FINISHED, "outcome" => "succeeded", "failure" => "none").increment(1);
 }
 
-pub fn video_failed(class: crate::domain::FailureClass) {
+/// A failed video is refunded in the same transaction.
+pub fn video_failed(class: crate::domain::FailureClass, refunded_credits: i64) {
+    credits_moved("refund", refunded_credits);
     counter!(VIDEOS_FINISHED, "outcome" => "failed", "failure" => class.name()).increment(1);
 }
 

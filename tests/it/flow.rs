@@ -186,6 +186,14 @@ async fn counts_and_credits_add_up_at_every_look_while_a_batch_runs() {
     };
     assert!(looks_while_processing > 5, "the batch was looked at {looks_while_processing} times while it ran");
     assert_eq!(last.number("/counts/total"), settled);
+    // the counters belong to the whole process: they have at least what this batch moved
+    let metrics = app.http.get(format!("{}/metrics", app.base())).send().await.unwrap().text().await.unwrap();
+    for (act, part) in [("freeze", "/credits/frozen"), ("charge", "/credits/charged"), ("refund", "/credits/refunded")]
+    {
+        let series = format!("freezeframe_credits_moved_total{{act=\"{act}\"}} ");
+        let moved = metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse::<i64>().ok());
+        assert!(moved >= Some(last.number(part)), "{act}: {moved:?}");
+    }
     app.finish().await;
 }
 

@@ -236,7 +236,7 @@ impl<'a> Attempt<'a> {
                 metrics::attempt_ended(&self.video.attempt.provider, state.word());
                 match failure {
                     None => metrics::video_succeeded(),
-                    Some(class) if !retried => metrics::video_failed(class),
+                    Some(class) if !retried => metrics::video_failed(class, self.video.price.get()),
                     Some(_) => {}
                 }
                 if failure.is_some() {

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{Lease, Reply};
-use crate::domain::{AttemptId, AttemptState, BatchId, TenantId, VideoId};
+use crate::domain::{AttemptId, AttemptState, BatchId, Credits, TenantId, VideoId};
 use crate::engine::queue::{self, Ticket};
 
 /// A wish to work on the video that a job names.
@@ -30,6 +30,7 @@ pub struct ClaimedVideo {
     pub prompt: String,
     pub seconds: u32,
     pub size: String,
+    pub price: Credits,
     /// Attempts charged against the bound so far, without the present one.
     pub attempts_spent: u32,
     pub waits: u32,
@@ -103,6 +104,7 @@ pub(super) async fn write(
             prompt: row.prompt,
             seconds: row.seconds.unsigned_abs(),
             size: row.size,
+            price: row.price,
             attempts_spent: row.attempts_spent.unsigned_abs(),
             waits: row.waits.unsigned_abs(),
             deaths: row.deaths.unsigned_abs(),

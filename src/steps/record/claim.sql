@@ -35,7 +35,7 @@ with input as (
     from again v left join attempts a on a.video_id = v.id and a.n = v.attempts_made
 )
 select t.id as "id!: VideoId", t.batch_id as "batch!: BatchId", t.tenant_id as "tenant!: TenantId", t.model as "model!",
-    t.prompt as "prompt!", t.seconds as "seconds!", t.size as "size!", t.attempts_spent as "attempts_spent!", t.waits as "waits!",
+    t.prompt as "prompt!", t.seconds as "seconds!", t.size as "size!", t.price_credits as "price!: Credits", t.attempts_spent as "attempts_spent!", t.waits as "waits!",
     t.lease_epoch as "epoch!", t.deaths as "deaths!", t.attempts_made as "attempt!",
     t.provider as "provider!", t.upstream_model as "upstream_model!",
     t.live_id as "live_id?: AttemptId", t.live_state as "live_state?: AttemptState", t.live_handle as "live_handle?",
