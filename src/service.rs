@@ -268,6 +268,7 @@ impl Service {
     ) -> Result<()> {
         let client = egress.guarded(webhook_policy(config))?;
         let studio = Studio {
+            claims: Recorder::start(engine.clone(), VideoJournal),
             recorder: Recorder::start(engine.clone(), VideoJournal),
             db: engine,
             catalogue,

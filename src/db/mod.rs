@@ -118,6 +118,13 @@ impl Database {
         self.engine_options.connect().await
     }
 
+    /// Like [`Database::engine_connection`], but its commits do not wait for the disk: for job locks and heartbeats, which
+    /// a crash of the server may undo. Whoever acts on one outside the database commits durably before, and with that
+    /// commit every earlier one has become durable: the server's log has one order.
+    pub async fn relaxed_connection(&self) -> Result<PgConnection, sqlx::Error> {
+        self.engine_options.clone().options([("synchronous_commit", "off")]).connect().await
+    }
+
     /// A listener on a connection of its own, which it replaces by itself when it breaks. Notifications sent meanwhile
     /// are lost: whoever listens must poll besides.
     pub async fn listener(&self) -> Result<PgListener, sqlx::Error> {
@@ -136,6 +143,12 @@ impl Database {
     /// not be one that a client can cancel.
     pub async fn begin(&self) -> Result<Tx, sqlx::Error> {
         self.pool.begin().await
+    }
+
+    /// Like [`Database::begin`], but the commit does not wait for the disk (see [`Database::relaxed_connection`]). Never for
+    /// money.
+    pub async fn begin_relaxed(&self) -> Result<Tx, sqlx::Error> {
+        self.pool.begin_with("begin; set local synchronous_commit = off").await
     }
 
     /// Waits for every act under way, then closes the pool. Acts begun later fail with `PoolClosed`.

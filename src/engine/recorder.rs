@@ -67,7 +67,7 @@ pub enum NotRecorded {
 
 type Outcome<J> = Result<<J as Journal>::Reply, NotRecorded>;
 
-/// A handle to the one recorder of a process.
+/// A handle to a recorder. Cheap to clone.
 pub struct Recorder<J: Journal> {
     sender: mpsc::Sender<(J::Op, oneshot::Sender<Outcome<J>>)>,
 }

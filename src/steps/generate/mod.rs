@@ -70,7 +70,7 @@ pub async fn generate(studio: Arc<Studio>, job: Job) {
     let claim = Claim { ticket: job.ticket(), worker: job.worker().into(), claim_id: AttemptId::generate() };
     // taken before the claim: what passes from here on may have let the lease run out
     let claimed_at = Instant::now();
-    match studio.recorder.record(Transition::Claim(claim)).await {
+    match studio.claims.record(Transition::Claim(claim)).await {
         Ok(Reply::Claimed(video)) => Attempt::new(&studio, *video, claimed_at).run(job).await,
         Ok(Reply::NothingToClaim) => job.settled(),
         // somebody else holds the job: it is not ours to give back, and giving it back is fenced anyway
