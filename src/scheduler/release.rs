@@ -97,7 +97,8 @@ pub(super) async fn release(
     (holder, epoch): (&str, i64),
     shares: &[Share],
 ) -> Result<Released, sqlx::Error> {
-    let mut tx = db.begin().await?;
+    // nothing outside follows from a release before a claim is committed durably
+    let mut tx = db.begin_relaxed().await?;
     if !leader::still_leads(&mut tx, holder, epoch).await? {
         tracing::warn!(epoch, "another leader has taken over; nothing was released");
         return Ok(Released::new());

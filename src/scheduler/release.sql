@@ -1,23 +1,36 @@
--- Releases waiting videos lane by lane, the longest eligible first. Arrays of one length: $1 batch, $2 model, $3 videos at
--- the most, $4 provider account, $5 upstream model.
+-- Releases waiting videos lane by lane: those whose back-off is over first, then the never tried ones in the order of their
+-- positions, of which everything before the lane's `next_position` has been released. Arrays of one length: $1 batch,
+-- $2 model, $3 videos at the most, $4 provider account, $5 upstream model. The lanes are locked by the caller.
 with share as (
-    select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
+    select s.*, l.next_position
+    from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
         as s (batch_id, model, videos, provider, upstream_model)
+    join batch_lanes l on l.batch_id = s.batch_id and l.model = s.model
 ), chosen as (
-    select v.id, s.provider, s.upstream_model
+    select v.id, v.first_position, s.provider, s.upstream_model
     from share s cross join lateral (
-        select id from videos
-        where batch_id = s.batch_id and model = s.model and eligible_at is not null and eligible_at <= now()
         -- not locked: only the leader releases, and its lease is locked
-        order by eligible_at, position limit s.videos
+        select w.* from (
+            (select id, eligible_at, position, null::integer as first_position from videos
+            where batch_id = s.batch_id and model = s.model and eligible_at is not null and eligible_at <= now()
+            order by eligible_at, position limit s.videos)
+            union all
+            (select id, null, position, position from videos
+            where batch_id = s.batch_id and position >= s.next_position and model = s.model
+                and state = 'waiting' and eligible_at is null
+            order by position limit s.videos)
+        ) w
+        order by w.eligible_at nulls last, w.position limit s.videos
     ) v
 ), released as (
     update videos v set state = 'released', eligible_at = null, provider = c.provider, upstream_model = c.upstream_model
     from chosen c where v.id = c.id and v.state = 'waiting'
-    returning v.id, v.batch_id, v.model
+    returning v.id, v.batch_id, v.model, c.first_position
 ), counted as (
-    update batch_lanes l set waiting = l.waiting - r.videos
-    from (select batch_id, model, count(*)::integer as videos from released group by batch_id, model) r
+    update batch_lanes l set waiting = l.waiting - r.videos,
+        next_position = greatest(l.next_position, r.last_first + 1)
+    from (select batch_id, model, count(*)::integer as videos, max(first_position) as last_first
+        from released group by batch_id, model) r
     where l.batch_id = r.batch_id and l.model = r.model
 ), started as (
     update batches b set status = 'processing', started_at = now()

@@ -390,6 +390,35 @@ async fn a_repeated_wait_spends_no_attempt_however_often() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_video_whose_wait_is_over_goes_before_those_never_tried() {
+    let profile = Profile { latency_ms: (300, 300), ..TestSettings::default().profile };
+    let app = TestApp::start(TestSettings {
+        slots: 1,
+        profile,
+        rules: vec![rule("busy", Fault::RateLimited { retry_after_secs: None }).nth(Nth::only(1))],
+        ..TestSettings::default()
+    })
+    .await;
+    let customer = app.customer(10_000).await;
+    let mut items: Vec<Value> = (0..5).map(|at| item(&format!("calm {at}"))).collect();
+    items[0] = item("busy");
+    let id = customer.order(&json!({"items": items})).await;
+    app.finished_batch(&customer, &id).await;
+    let order: Vec<i32> = sqlx::query_scalar(
+        "select v.position from attempts a join videos v on v.id = a.video_id order by a.sent_at, a.video_id",
+    )
+    .fetch_all(app.pool())
+    .await
+    .unwrap();
+    // the back-off of the first one may outlast the release of the second, but not its making
+    let again = order.iter().skip(1).position(|position| *position == 0).unwrap();
+    assert!(again <= 1, "tried again too late: {order:?}");
+    let first_tries: Vec<i32> = order.iter().copied().filter(|position| *position != 0).collect();
+    assert_eq!(first_tries, [1, 2, 3, 4], "out of order: {order:?}");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_is_shown_page_by_page_and_only_to_its_tenant() {
     let app = TestApp::start(TestSettings::default()).await;
     let (customer, other) = (app.customer(10_000).await, app.customer(10_000).await);

@@ -103,7 +103,7 @@ impl Desk {
                     "state = 'succeeded', output_key = 'k', output_bytes = 1, output_sha256 = decode(repeat('00', 32), 'hex')"
                 }
             };
-            let statement = format!("update videos set eligible_at = null, finished_at = now(), {set} where id = $1");
+            let statement = format!("update videos set finished_at = now(), {set} where id = $1");
             sqlx::query(sqlx::AssertSqlSafe(statement)).bind(batch.videos[*at].0).execute(&mut *tx).await?;
             let counter = if failure.is_some() { "failed" } else { "succeeded" };
             let statement = format!("update batches set {counter} = {counter} + 1 where id = $1");
