@@ -118,13 +118,6 @@ impl Database {
         self.engine_options.connect().await
     }
 
-    /// Like [`Database::engine_connection`], but its commits do not wait for the disk: for job locks and heartbeats, which
-    /// a crash of the server may undo. Whoever acts on one outside the database commits durably before, and with that
-    /// commit every earlier one has become durable: the server's log has one order.
-    pub async fn relaxed_connection(&self) -> Result<PgConnection, sqlx::Error> {
-        self.engine_options.clone().options([("synchronous_commit", "off")]).connect().await
-    }
-
     /// A listener on a connection of its own, which it replaces by itself when it breaks. Notifications sent meanwhile
     /// are lost: whoever listens must poll besides.
     pub async fn listener(&self) -> Result<PgListener, sqlx::Error> {
@@ -145,8 +138,9 @@ impl Database {
         self.pool.begin().await
     }
 
-    /// Like [`Database::begin`], but the commit does not wait for the disk (see [`Database::relaxed_connection`]). Never for
-    /// money.
+    /// Like [`Database::begin`], but the commit does not wait for the disk: a crash of the server may undo it, whole. Only
+    /// for what has no effect before somebody else commits durably upon it, which makes it durable too: the server's log
+    /// has one order. Never for money, never for a lock on a job.
     pub async fn begin_relaxed(&self) -> Result<Tx, sqlx::Error> {
         self.pool.begin_with("begin; set local synchronous_commit = off").await
     }

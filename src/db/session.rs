@@ -25,7 +25,7 @@ pub(super) fn options(settings: &DatabaseSettings, engine_plans: bool) -> Result
             ("lock_timeout", &timeout(settings.lock_timeout)),
         ]);
     if engine_plans {
-        options = options.options([("jit", "off"), ("enable_seqscan", "off")]);
+        options = options.options([("jit", "off"), ("enable_seqscan", "off"), ("enable_bitmapscan", "off")]);
     }
     if let Some(role) = &settings.role {
         options = options.options([("role", role)]);

@@ -1,6 +1,6 @@
 //! Group commit: whatever transitions wait at a moment are written in one transaction.
 //!
-//! Always holds: a reply is sent only after the commit; transitions are written in the order they were handed in; a
+//! Always holds: a reply is sent only after the commit; one recorder writes in the order it was handed things; a
 //! database that is away or restarts delays replies and loses none; a transition that the database refuses for its content
 //! fails alone, whatever it was written together with.
 //!

@@ -97,7 +97,7 @@ pub(super) async fn release(
     (holder, epoch): (&str, i64),
     shares: &[Share],
 ) -> Result<Released, sqlx::Error> {
-    // nothing outside follows from a release before a claim is committed durably
+    // nothing follows from a release before a worker has fetched its jobs, which is committed durably
     let mut tx = db.begin_relaxed().await?;
     if !leader::still_leads(&mut tx, holder, epoch).await? {
         tracing::warn!(epoch, "another leader has taken over; nothing was released");

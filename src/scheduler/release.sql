@@ -10,17 +10,18 @@ with share as (
     select v.id, v.first_position, s.provider, s.upstream_model
     from share s cross join lateral (
         -- not locked: only the leader releases, and its lease is locked
-        select w.* from (
-            (select id, eligible_at, position, null::integer as first_position from videos
+        with due as materialized (
+            select id from videos
             where batch_id = s.batch_id and model = s.model and eligible_at is not null and eligible_at <= now()
-            order by eligible_at, position limit s.videos)
-            union all
-            (select id, null, position, position from videos
-            where batch_id = s.batch_id and position >= s.next_position and model = s.model
-                and state = 'waiting' and eligible_at is null
-            order by position limit s.videos)
-        ) w
-        order by w.eligible_at nulls last, w.position limit s.videos
+            order by eligible_at, position limit s.videos
+        )
+        select id, null::integer as first_position from due
+        union all
+        -- nothing is left to look for when the due ones are all that the lane may release
+        (select id, position from videos
+        where batch_id = s.batch_id and position >= s.next_position and model = s.model
+            and state = 'waiting' and eligible_at is null
+        order by position limit s.videos - (select count(*) from due))
     ) v
 ), released as (
     update videos v set state = 'released', eligible_at = null, provider = c.provider, upstream_model = c.upstream_model

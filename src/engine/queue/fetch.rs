@@ -84,7 +84,7 @@ async fn fetch(
     let conn = match connection {
         Some(conn) => conn,
         None => {
-            let mut fresh = pool.db.relaxed_connection().await?;
+            let mut fresh = pool.db.engine_connection().await?;
             give_back_lost(pool, &mut fresh, 0.0).await?;
             connection.insert(fresh)
         }

@@ -81,7 +81,7 @@ async fn beat(
 ) -> Result<(), sqlx::Error> {
     let conn = match connection {
         Some(conn) => conn,
-        None => connection.insert(pool.db.relaxed_connection().await?),
+        None => connection.insert(pool.db.engine_connection().await?),
     };
     // apalis' own registration cannot be called (a type of it is private); its rescue joins this row
     sqlx::query!(

@@ -1,4 +1,4 @@
-//! What a video's steps write: the transitions of the recorder, each fenced on its lease.
+//! What a video's steps write: the transitions that recorders commit in groups, each fenced on its lease.
 //!
 //! Always holds: a transition takes effect only while its lease epoch is the row's; whoever was replaced is answered
 //! [`Reply::LeaseLost`] and stops. The end of a video settles its money, moves the batch's counters and deletes the job in
@@ -94,7 +94,7 @@ impl Journal for VideoJournal {
                 Transition::Close(close) => closes.push((at, close.as_ref())),
             }
         }
-        // batches first, as everywhere: claims lock videos that a stale close may want as well
+        // batches first, as everywhere, whatever a group mixes: claims lock videos that a stale close may want as well
         close::lock_batches(conn, &closes).await?;
         claim::write(conn, &claims, &mut replies).await?;
         progress::accepted(conn, &accepted, &mut replies).await?;
