@@ -83,7 +83,6 @@ impl Bench {
         self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(20), running).await.expect("the workers did not stop").unwrap();
         self.db.close().await;
-        self.test.drop_it().await;
     }
 }
 

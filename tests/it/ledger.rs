@@ -139,7 +139,6 @@ impl Desk {
         assert_eq!(ledger::differences(&mut conn).await.unwrap(), vec![]);
         drop(conn);
         self.db.close().await;
-        self.test.drop_it().await;
     }
 }
 

@@ -91,7 +91,6 @@ async fn the_words_of_every_state_are_the_same_in_rust_and_in_postgres() {
     same!(BatchStatus, VideoState, AttemptState, DeliveryState, GrantSource, LedgerAct);
     let classes: Vec<&str> = FailureClass::ALL.iter().map(|class| class.name()).collect();
     assert_eq!(enum_labels(&db.pool, "failure_class").await, classes);
-    db.drop_it().await;
 }
 
 #[tokio::test]
@@ -125,7 +124,6 @@ async fn the_application_role_owns_nothing_and_cannot_log_in_or_become_more() {
         assert_eq!(refusal(app.pool(), statement).await.as_deref(), Some("42501"), "{statement}");
     }
     app.close().await;
-    db.drop_it().await;
 }
 
 #[tokio::test]
@@ -148,7 +146,6 @@ async fn nobody_rewrites_the_ledger_or_a_settlement() {
         assert_eq!(refusal(app.pool(), statement).await.as_deref(), Some("42501"), "application: {statement}");
     }
     app.close().await;
-    db.drop_it().await;
 }
 
 #[tokio::test]
@@ -216,7 +213,6 @@ async fn rows_that_break_the_law_are_refused() {
     for (statement, code) in table {
         assert_eq!(refusal(&db.pool, &statement).await.as_deref(), Some(code), "{statement}");
     }
-    db.drop_it().await;
 }
 
 #[tokio::test]
@@ -232,5 +228,4 @@ async fn a_grant_freezes_a_batch_once_and_is_charged_once() {
         assert_eq!(refusal(&db.pool, &row).await, None);
         assert_eq!(refusal(&db.pool, &row).await.as_deref(), Some("23505"));
     }
-    db.drop_it().await;
 }
