@@ -10,8 +10,8 @@ use futures_util::stream;
 
 use crate::domain::{AttemptId, FailureClass};
 use crate::providers::{
-    ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest, Handle, Output, PollOutcome,
-    Provider, ReadError, SubmitOutcome,
+    Billed, BilledWhen, Billing, ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest,
+    Handle, Output, Place, PollOutcome, Provider, ReadError, SubmitOutcome,
 };
 
 /// Prompts that contain this are refused, so that refunds are part of the measured work.
@@ -46,7 +46,16 @@ impl Provider for InstantProvider {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: true, cancel: false }
+        Capabilities {
+            find: true,
+            cancel: false,
+            billing: Billing {
+                when: BilledWhen::OnSuccess,
+                moderated: Billed::No,
+                failed: Billed::No,
+                cancelled: Billed::No,
+            },
+        }
     }
 
     fn poll_interval(&self) -> Duration {
@@ -62,12 +71,13 @@ impl Provider for InstantProvider {
     }
 
     async fn poll(&self, handle: &Handle) -> Result<PollOutcome, ReadError> {
-        Ok(PollOutcome::Succeeded { output: Output { handle: handle.clone(), expires_at: None } })
+        Ok(PollOutcome::Succeeded { output: Output { handle: handle.clone(), place: Place::Handle, expires_at: None } })
     }
 
     async fn find(
         &self,
         _request: &GenerationRequest<'_>,
+        _attempt: AttemptId,
         _window: (DateTime<Utc>, DateTime<Utc>),
     ) -> Result<FindOutcome, ReadError> {
         Ok(FindOutcome::Candidates(vec![]))

@@ -1,18 +1,21 @@
 //! Video providers: what is asked of them, and what their answers mean for money.
 //!
 //! Owns the [`Provider`] trait, the [`Registry`] of accounts, the [`catalogue`] of models and, in [`egress`], every
-//! outbound connection. A new vendor is one more module here, one more [`ProviderKind`](crate::config::ProviderKind) and
-//! one line in [`Registry::from_config`].
+//! outbound connection.
 //! Always holds: [`SubmitOutcome::Rejected`] means that provably nothing was bought; whatever proves less is
 //! [`SubmitOutcome::Unknown`]. A submission is sent once. Messages are fit for customers; keys, handles and prompts are in
 //! none of them.
 //! Refuses: to decide. Whether to try again, to look up or to refund is for the steps.
+//!
+//! A new vendor, in order: its kind and its settings in `config/accounts.rs`; a module here with the paths, the fields and
+//! the words of its errors, on what [`adapter`] gives to all; one line in [`Registry::from_config`]; its wire shape in
+//! `emulator/surfaces/`, so that it can be tried without buying; its `Surface` in `tests/it/conformance/`, whose scenarios
+//! it then has to pass. Its module doc says what it bills and who says so.
 
+mod adapter;
 pub mod catalogue;
 pub mod egress;
 mod openai_videos;
-mod reads;
-mod redact;
 #[cfg(test)]
 mod tests;
 
@@ -74,10 +77,61 @@ pub enum Billed {
     Unknown,
 }
 
+/// When a provider charges for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BilledWhen {
+    /// With the order: every job costs, whatever becomes of it.
+    OnSubmit,
+    /// With the finished video.
+    OnSuccess,
+    /// The provider does not say.
+    Unknown,
+}
+
+/// What a provider charges for. Each adapter's module doc names its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Billing {
+    pub when: BilledWhen,
+    /// A job that ended at the content policy.
+    pub moderated: Billed,
+    /// A job that ended by a fault.
+    pub failed: Billed,
+    /// A job that was cancelled while it ran.
+    pub cancelled: Billed,
+}
+
+/// Where a finished file is. Only the adapter that said so can fetch it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Where the handle leads.
+    Handle,
+    /// A link that the provider gave, and that may be a secret in itself.
+    Url(String),
+    /// An object in a bucket of ours, such as `gs://bucket/path`.
+    Object(String),
+    /// Inside of the poll's answer: its long text of this number.
+    Inline(usize),
+    /// The file itself, when it is very small.
+    Bytes(Bytes),
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Place::Handle => "Handle",
+            Place::Url(_) => "Url(***)",
+            Place::Object(_) => "Object(***)",
+            Place::Inline(_) => "Inline",
+            Place::Bytes(_) => "Bytes",
+        })
+    }
+}
+
 /// A finished file at the provider, for [`Provider::fetch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     pub handle: Handle,
+    pub place: Place,
     /// The provider may remove it after this. Fetch it at once.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -104,6 +158,13 @@ pub enum PollOutcome {
     },
 }
 
+impl PollOutcome {
+    /// What every adapter says of a job that is not there.
+    pub(crate) fn gone() -> PollOutcome {
+        PollOutcome::Gone { message: "the provider does not know the job, or no longer".to_owned() }
+    }
+}
+
 /// A job that may be the one whose answer was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -117,6 +178,8 @@ pub enum FindOutcome {
     /// Every job of the window with the same fingerprint, those of other attempts included; oldest first. An empty list
     /// says that there is none *yet*: a provider may list a job late.
     Candidates(Vec<Candidate>),
+    /// Only a finished job can be found, and this one may still be under way.
+    NotYet,
     /// This account cannot tell whether the job exists.
     Unsupported,
 }
@@ -136,6 +199,7 @@ pub struct Capabilities {
     pub find: bool,
     /// [`Provider::cancel`] can stop a job.
     pub cancel: bool,
+    pub billing: Billing,
 }
 
 /// Why a read told nothing about the job. Repeating it is always safe.
@@ -183,10 +247,12 @@ pub trait Provider: Send + Sync {
 
     async fn poll(&self, handle: &Handle) -> Result<PollOutcome, ReadError>;
 
-    /// Every job that looks like `request` and was created within `window` (both ends included, on our clock).
+    /// Every job that looks like `request` and was created within `window` (both ends included, on our clock); where the
+    /// provider takes a mark with the order, only the job of `attempt`.
     async fn find(
         &self,
         request: &GenerationRequest<'_>,
+        attempt: AttemptId,
         window: (DateTime<Utc>, DateTime<Utc>),
     ) -> Result<FindOutcome, ReadError>;
 

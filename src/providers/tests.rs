@@ -147,6 +147,10 @@ fn request_of(prompt: &str) -> GenerationRequest<'_> {
     GenerationRequest { prompt, ..request() }
 }
 
+fn attempt() -> AttemptId {
+    AttemptId::generate()
+}
+
 async fn submit(provider: &OpenaiVideos) -> SubmitOutcome {
     provider.submit(&request(), AttemptId::generate()).await
 }
@@ -314,7 +318,7 @@ async fn a_job_is_read_whatever_keys_are_missing_or_null() {
         PollOutcome::Running { progress: None },
         PollOutcome::Running { progress: Some(12) },
         PollOutcome::Running { progress: None },
-        PollOutcome::Succeeded { output: Output { handle: handle(), expires_at: None } },
+        PollOutcome::Succeeded { output: Output { handle: handle(), place: Place::Handle, expires_at: None } },
         failed(FailureClass::ProviderFault, "the provider reported a failure without a reason"),
         failed(FailureClass::Moderation, "No: [removed] bad"),
         failed(FailureClass::Expired, "the job expired at the provider before it was finished"),
@@ -372,7 +376,7 @@ async fn a_lost_job_is_found_by_fingerprint_and_window_over_several_pages() {
         ),
     ])
     .await;
-    let Ok(FindOutcome::Candidates(found)) = server.provider().find(&request(), (ago(60), now)).await else {
+    let Ok(FindOutcome::Candidates(found)) = server.provider().find(&request(), attempt(), (ago(60), now)).await else {
         panic!("no candidates")
     };
     assert_eq!(found.iter().map(|found| found.handle.0.as_str()).collect::<Vec<_>>(), ["first", "second"]);
@@ -393,8 +397,9 @@ async fn look_ups_of_one_moment_share_a_walk_and_each_gets_its_own_answer() {
         Ok(FindOutcome::Candidates(found)) => found.into_iter().map(|found| found.handle.0).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
-    let many = futures_util::future::join_all((0..100).map(|_| provider.find(&whale, window)));
-    let (foxes, whales, owls) = tokio::join!(provider.find(&fox, window), many, provider.find(&owl, window));
+    let many = futures_util::future::join_all((0..100).map(|_| provider.find(&whale, attempt(), window)));
+    let (foxes, whales, owls) =
+        tokio::join!(provider.find(&fox, attempt(), window), many, provider.find(&owl, attempt(), window));
     assert_eq!(handles(foxes), ["fox"]);
     assert!(whales.into_iter().all(|found| handles(found) == ["whale"]));
     assert!(handles(owls).is_empty());
@@ -408,8 +413,8 @@ async fn a_look_up_whose_walker_was_dropped_walks_by_itself() {
     let server = Server::start([reply(200, page)]).await;
     let (provider, window) = (server.provider(), (now - TimeDelta::seconds(60), now));
     let (fox, owl) = (request(), request_of("an owl"));
-    let mut first = Box::pin(provider.find(&owl, window));
-    let mut second = Box::pin(provider.find(&fox, window));
+    let mut first = Box::pin(provider.find(&owl, attempt(), window));
+    let mut second = Box::pin(provider.find(&fox, attempt(), window));
     // both have asked, and the first walks for both
     assert!(futures_util::poll!(&mut first).is_pending() && futures_util::poll!(&mut second).is_pending());
     drop(first);
@@ -425,7 +430,7 @@ async fn a_list_in_another_order_is_read_to_its_end() {
         reply(200, json!({"data": [listed("wanted", ago(5), PROMPT)], "has_more": false})),
     ])
     .await;
-    let found = server.provider().find(&request(), (ago(60), now)).await.unwrap();
+    let found = server.provider().find(&request(), attempt(), (ago(60), now)).await.unwrap();
     assert!(matches!(&found, FindOutcome::Candidates(found) if found.len() == 1), "{found:?}");
 }
 
@@ -448,14 +453,14 @@ async fn a_list_that_cannot_decide_does_not_say_that_nothing_is_there() {
         reply(404, ""),
     ] {
         let server = Server::start([page.clone()]).await;
-        let found = server.provider().find(&request(), window).await;
+        let found = server.provider().find(&request(), attempt(), window).await;
         assert_eq!(found, Ok(FindOutcome::Unsupported), "{} {}", page.status, page.body);
     }
     let nothing = Server::start([reply(200, json!({"data": [], "has_more": false}))]).await;
-    assert_eq!(nothing.provider().find(&request(), window).await, Ok(FindOutcome::Candidates(Vec::new())));
+    assert_eq!(nothing.provider().find(&request(), attempt(), window).await, Ok(FindOutcome::Candidates(Vec::new())));
 
     let cannot = provider(nothing.base.clone(), |account, _| account.can_list = false);
-    assert_eq!(cannot.find(&request(), window).await, Ok(FindOutcome::Unsupported));
+    assert_eq!(cannot.find(&request(), attempt(), window).await, Ok(FindOutcome::Unsupported));
     assert!(!cannot.capabilities().find);
     assert_eq!(nothing.seen().len(), 1);
 }
@@ -465,7 +470,7 @@ async fn a_file_on_another_host_is_fetched_without_the_key() {
     let files = Server::start([reply(200, "the film")]).await;
     let home = Server::start([reply(302, "").with("location", files.base.join("/film").unwrap())]).await;
     let provider = home.provider();
-    let output = Output { handle: handle(), expires_at: None };
+    let output = Output { handle: handle(), place: Place::Handle, expires_at: None };
     let film: Vec<Bytes> = provider.fetch(&output).await.unwrap().try_collect().await.unwrap();
     assert_eq!(film.concat(), b"the film");
     assert!(home.seen()[0].authorization.is_some());
@@ -479,11 +484,11 @@ async fn a_file_that_is_gone_late_or_cut_off_is_told_apart() {
     let server = Server::start([reply(404, ""), reply(410, ""), reply(404, ""), reply(200, "the film")]).await;
     let provider = server.provider();
     for expires_at in [past, future] {
-        let gone = provider.fetch(&Output { handle: handle(), expires_at }).await.err();
+        let gone = provider.fetch(&Output { handle: handle(), place: Place::Handle, expires_at }).await.err();
         assert!(matches!(gone, Some(FetchError::Gone { .. })), "{gone:?}");
     }
     // Not there yet, then there.
-    assert!(provider.fetch(&Output { handle: handle(), expires_at: future }).await.is_ok());
+    assert!(provider.fetch(&Output { handle: handle(), place: Place::Handle, expires_at: future }).await.is_ok());
 }
 
 #[tokio::test]
@@ -496,7 +501,10 @@ async fn a_download_that_breaks_off_ends_with_an_error() {
         assert!(stream.read(&mut chunk).await.unwrap() > 0);
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf a film").await.unwrap();
     });
-    let stream = provider(base, |_, _| {}).fetch(&Output { handle: handle(), expires_at: None }).await.unwrap();
+    let stream = provider(base, |_, _| {})
+        .fetch(&Output { handle: handle(), place: Place::Handle, expires_at: None })
+        .await
+        .unwrap();
     let ended: Result<Vec<Bytes>, FetchError> = stream.try_collect().await;
     assert!(matches!(ended, Err(FetchError::Read(ReadError::Unavailable { .. }))), "{ended:?}");
 }

@@ -21,8 +21,9 @@ impl Attempt<'_> {
             return Ok(VideoEnd::CannotLookUp);
         };
         let window = (self.video.attempt.sent_at - CLOCK_SKEW, Utc::now() + CLOCK_SKEW);
-        let candidates = match provider.find(&request, window).await {
+        let candidates = match provider.find(&request, self.video.attempt.id, window).await {
             Ok(FindOutcome::Candidates(candidates)) => candidates,
+            Ok(FindOutcome::NotYet) => return Ok(VideoEnd::NotFoundYet),
             Ok(FindOutcome::Unsupported) => return Ok(VideoEnd::CannotLookUp),
             Err(error) => {
                 tracing::warn!(video = %self.video.lease.video, provider = %self.video.attempt.provider, %error, "looking a submission up failed; asking again");

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use freezeframe::domain::AttemptId;
 use freezeframe::providers::{
-    ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest, Handle, Output, PollOutcome,
-    Provider, ReadError, SubmitOutcome,
+    Billed, BilledWhen, Billing, ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest,
+    Handle, Output, Place, PollOutcome, Provider, ReadError, SubmitOutcome,
 };
 use futures_util::{StreamExt, stream};
 
@@ -36,7 +36,16 @@ impl Provider for Instant {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: true, cancel: false }
+        Capabilities {
+            find: true,
+            cancel: false,
+            billing: Billing {
+                when: BilledWhen::OnSuccess,
+                moderated: Billed::No,
+                failed: Billed::No,
+                cancelled: Billed::No,
+            },
+        }
     }
 
     fn poll_interval(&self) -> Duration {
@@ -48,12 +57,13 @@ impl Provider for Instant {
     }
 
     async fn poll(&self, handle: &Handle) -> Result<PollOutcome, ReadError> {
-        Ok(PollOutcome::Succeeded { output: Output { handle: handle.clone(), expires_at: None } })
+        Ok(PollOutcome::Succeeded { output: Output { handle: handle.clone(), place: Place::Handle, expires_at: None } })
     }
 
     async fn find(
         &self,
         _request: &GenerationRequest<'_>,
+        _attempt: AttemptId,
         _window: (DateTime<Utc>, DateTime<Utc>),
     ) -> Result<FindOutcome, ReadError> {
         Ok(FindOutcome::Candidates(vec![]))

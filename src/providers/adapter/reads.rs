@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use backoff::ExponentialBackoffBuilder;
 
-use super::ReadError;
+use super::super::ReadError;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);

@@ -1,0 +1,164 @@
+//! Fetches a finished file: from the provider, from wherever it redirects to, or out of the answer of a poll.
+//!
+//! Always holds: the credential goes to the origin of the base URL alone; every other host is reached by the guarded
+//! client, whose address check is repeated at each redirect; a redirect never leads from https to http. The body is a
+//! stream that nobody collects, and ends with an error when it is incomplete or takes too long.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use reqwest::header::LOCATION;
+use url::Url;
+
+use super::super::egress::EgressError;
+use super::super::{ByteStream, FetchError, ReadError};
+use super::client::{ApiClient, Ask, READ_BOUND, unavailable};
+use super::reads;
+use super::reply::{JsonBounds, Reply};
+use super::sieve::{InlineBytes, Sieve};
+use crate::domain::FailureClass;
+
+const MAX_REDIRECTS: usize = 5;
+
+/// What a vendor's statuses say of a file.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::providers) struct FilePolicy {
+    /// Statuses of the provider itself by which a file is gone for good. 410 always says so, 404 from the moment on at
+    /// which the file expires.
+    pub gone: &'static [u16],
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+enum Opened {
+    File(reqwest::Response),
+    Gone,
+}
+
+impl ApiClient {
+    /// # Errors
+    /// [`FetchError::Gone`] when it was there and is no longer; a refused address is not tried again.
+    pub(in crate::providers) async fn fetch(&self, url: &Url, policy: FilePolicy) -> Result<ByteStream, FetchError> {
+        match reads::retry(READ_BOUND, || self.open_once(url, policy)).await? {
+            Opened::File(response) => {
+                Ok(response.bytes_stream().map_err(|error| FetchError::Read(unavailable(&error))).boxed())
+            }
+            Opened::Gone => Err(gone()),
+        }
+    }
+
+    async fn open_once(&self, url: &Url, policy: FilePolicy) -> Result<Opened, ReadError> {
+        let (response, at_home) = self.open(url).await?;
+        let status = response.status().as_u16();
+        let expired = policy.expires_at.is_some_and(|at| at <= Utc::now());
+        match status {
+            200 => Ok(Opened::File(response)),
+            410 => Ok(Opened::Gone),
+            404 if expired => Ok(Opened::Gone),
+            _ if at_home && policy.gone.contains(&status) => Ok(Opened::Gone),
+            // a store refuses a signed link that is no longer valid; it knows nothing of our account
+            401 | 403 if !at_home => Ok(Opened::Gone),
+            // A job that has just finished may not have its file everywhere yet; servers say 400 or 404 then.
+            400 | 404 => Err(ReadError::Unavailable { cause: format!("HTTP {status} for the file of a finished job") }),
+            201..300 => Err(ReadError::Unavailable { cause: format!("HTTP {status} in place of a file") }),
+            _ => Err(self.refused(&Reply::read(response, JsonBounds::JOB).await)),
+        }
+    }
+
+    /// The answer to a request for a file, with redirects followed, and whether the provider itself gave it.
+    async fn open(&self, from: &Url) -> Result<(reqwest::Response, bool), ReadError> {
+        let mut url = from.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let at_home = url.origin() == self.base_url.origin();
+            let response = if at_home {
+                let request = self.ask(&Ask::Get(url.clone())).await?.timeout(self.download_timeout);
+                request.send().await.map_err(|error| unavailable(&error))?
+            } else {
+                self.elsewhere.get(&url).await.map_err(|error| not_fetched(&error))?
+            };
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok((response, at_home));
+            }
+            let target = response.headers().get(LOCATION).and_then(|target| target.to_str().ok());
+            let next = target.and_then(|target| url.join(target).ok());
+            url = next
+                .filter(|next| next.scheme() == "https" || url.scheme() == "http")
+                .ok_or_else(|| unsafe_place("a redirect that leads to no safe place"))?;
+        }
+        Err(unsafe_place("too many redirects"))
+    }
+
+    /// The long text number `nth` of an answer, decoded from base64 while it arrives.
+    ///
+    /// # Errors
+    /// The answer is no longer there, or cannot be had.
+    pub(in crate::providers) async fn fetch_inline(&self, ask: &Ask, nth: usize) -> Result<ByteStream, FetchError> {
+        let opened = reads::retry(READ_BOUND, || async {
+            let request = self.ask(ask).await?.timeout(self.download_timeout);
+            let response = request.send().await.map_err(|error| unavailable(&error))?;
+            match response.status().as_u16() {
+                200..300 => Ok(Opened::File(response)),
+                status if self.vocabulary().not_there.contains(&status) => Ok(Opened::Gone),
+                _ => Err(self.refused(&Reply::read(response, JsonBounds::JOB).await)),
+            }
+        });
+        let Opened::File(response) = opened.await? else { return Err(gone()) };
+        let reading = InlineReading {
+            response,
+            sieve: Sieve::capturing(JsonBounds::WITH_FILE, nth),
+            decoder: Some(InlineBytes::default()),
+        };
+        Ok(stream::try_unfold(reading, InlineReading::next).boxed())
+    }
+}
+
+struct InlineReading {
+    response: reqwest::Response,
+    sieve: Sieve,
+    /// Taken at the end.
+    decoder: Option<InlineBytes>,
+}
+
+impl InlineReading {
+    async fn next(mut self) -> Result<Option<(Bytes, InlineReading)>, FetchError> {
+        let Some(mut decoder) = self.decoder.take() else { return Ok(None) };
+        loop {
+            match self.response.chunk().await {
+                Err(error) => return Err(FetchError::Read(unavailable(&error))),
+                Ok(None) => {
+                    let last = decoder.finish().map_err(broken)?;
+                    return Ok((!last.is_empty()).then(|| (last.into(), self)));
+                }
+                Ok(Some(piece)) => {
+                    self.sieve.feed(&piece).map_err(|too_much| broken(too_much.to_string()))?;
+                    let decoded = decoder.feed(&self.sieve.take_captured()).map_err(broken)?;
+                    if !decoded.is_empty() {
+                        self.decoder = Some(decoder);
+                        return Ok(Some((decoded.into(), self)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn gone() -> FetchError {
+    FetchError::Gone { message: "the provider has removed it".to_owned() }
+}
+
+fn broken(cause: String) -> FetchError {
+    FetchError::Read(ReadError::Unavailable { cause })
+}
+
+/// Asking again would lead to the same place.
+fn unsafe_place(what: &str) -> ReadError {
+    ReadError::Refused { class: FailureClass::ProviderFault, message: what.to_owned() }
+}
+
+fn not_fetched(error: &EgressError) -> ReadError {
+    match error {
+        EgressError::RefusedUrl(_) | EgressError::RefusedAddress => {
+            unsafe_place("the finished file is said to be at an address that may not be called")
+        }
+        _ => ReadError::Unavailable { cause: format!("the file is kept on another host: {error}") },
+    }
+}

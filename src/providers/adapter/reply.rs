@@ -1,0 +1,95 @@
+//! An answer of a provider's API, read up to its bounds.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use serde_json::Value;
+
+use super::super::egress::{retry_after, root_cause};
+use super::redact::fit_for_customers;
+use super::refusal::ErrorBody;
+use super::sieve::Sieve;
+
+/// How much of an answer is taken.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::providers) struct JsonBounds {
+    /// What is kept, in bytes.
+    pub bytes: usize,
+    /// What may arrive, long texts included.
+    pub raw_bytes: u64,
+    pub depth: usize,
+    /// Elements of lists and objects together.
+    pub values: usize,
+    /// A longer text is not kept (see [`Sieve`]), in bytes.
+    pub longest_text: usize,
+}
+
+impl JsonBounds {
+    /// A job, or the answer to a create. A prompt of 32,000 characters may come back escaped, six bytes each.
+    pub(in crate::providers) const JOB: JsonBounds =
+        JsonBounds { bytes: 1 << 20, raw_bytes: 1 << 20, depth: 64, values: 10_000, longest_text: 1 << 20 };
+    /// A page of jobs.
+    pub(in crate::providers) const LIST: JsonBounds =
+        JsonBounds { bytes: 32 << 20, raw_bytes: 32 << 20, depth: 64, values: 50_000, longest_text: 1 << 20 };
+    /// A job that may carry its film with it, as base64.
+    pub(in crate::providers) const WITH_FILE: JsonBounds =
+        JsonBounds { bytes: 1 << 20, raw_bytes: 1 << 30, depth: 64, values: 10_000, longest_text: 8 << 10 };
+}
+
+/// An answer, whatever its status.
+#[derive(Debug)]
+pub(in crate::providers) struct Reply {
+    pub status: u16,
+    /// The JSON, or why there is none.
+    pub value: Result<Value, String>,
+    /// `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
+impl Reply {
+    pub(super) async fn read(mut response: reqwest::Response, bounds: JsonBounds) -> Reply {
+        let status = response.status().as_u16();
+        let retry_after = retry_after(response.headers(), Utc::now());
+        let mut sieve = Sieve::new(bounds);
+        let value = loop {
+            match response.chunk().await {
+                Ok(Some(piece)) => {
+                    if let Err(too_much) = sieve.feed(&piece) {
+                        break Err(too_much.to_string());
+                    }
+                }
+                Ok(None) => {
+                    let parsed = serde_json::from_slice(sieve.kept());
+                    break parsed.map_err(|_| format!("HTTP {status} with a body that is no JSON"));
+                }
+                Err(error) => break Err(format!("the answer broke off: {}", reason(&error))),
+            }
+        };
+        Reply { status, value, retry_after }
+    }
+
+    pub(in crate::providers) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The error that the answer tells of, as far as it can be read.
+    pub(in crate::providers) fn error(&self) -> ErrorBody {
+        self.value.as_ref().map(ErrorBody::of).unwrap_or_default()
+    }
+
+    /// How long to wait: the header, or else the vendor's own form.
+    pub(in crate::providers) fn wait(&self, error: &ErrorBody) -> Option<Duration> {
+        self.retry_after.or(error.wait)
+    }
+}
+
+/// A reason without URL, host or address.
+pub(super) fn reason(error: &reqwest::Error) -> String {
+    if error.is_dns() {
+        "its host name cannot be resolved".to_owned()
+    } else if error.is_timeout() {
+        "it took too long".to_owned()
+    } else {
+        fit_for_customers(&root_cause(error), &[])
+    }
+}
