@@ -3,6 +3,7 @@
 //! Always holds: a key never stands in the file; the file names the environment variable that holds it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Value;
@@ -13,11 +14,56 @@ use super::reader::{Reader, Section};
 use super::sections::rate;
 use crate::domain::Secret;
 
-/// Which protocol an account speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which protocol an account speaks, with the settings that only this protocol has.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProviderKind {
     /// The `/v1/videos` shape.
     OpenaiVideos,
+    /// Veo on the Gemini API.
+    VeoGemini(VeoConfig),
+    /// Veo on Vertex AI.
+    VeoVertex(VeoConfig, VertexConfig),
+}
+
+impl ProviderKind {
+    /// Every kind, as the settings name it.
+    pub const NAMES: [&str; 3] = ["openai_videos", "veo_gemini", "veo_vertex"];
+
+    /// Whether the account's key is what a request carries.
+    fn has_key(&self) -> bool {
+        !matches!(self, ProviderKind::VeoVertex(..))
+    }
+}
+
+/// What both flavours of Veo may be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VeoConfig {
+    /// `personGeneration`; what is allowed depends on the place and the account, so that without it nothing is sent.
+    pub person_generation: Option<String>,
+}
+
+/// Where Veo runs in Google's cloud, and as whom it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VertexConfig {
+    pub project: String,
+    /// Such as `us-central1`.
+    pub location: String,
+    pub identity: GoogleIdentity,
+    /// `gs://bucket/prefix` for the finished files, without a slash at the end. Without it they come inside of the
+    /// answers, and a submission whose answer was lost cannot be found.
+    pub storage_uri: Option<String>,
+    /// Where the bucket is read: `https://storage.googleapis.com`.
+    pub storage_base_url: Url,
+    pub generate_audio: bool,
+}
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GoogleIdentity {
+    /// A service account: the JSON file of its key.
+    KeyFile(PathBuf),
+    /// The machine's own account, asked for at the metadata server.
+    Metadata,
 }
 
 /// One `[[provider]]`: an account at a video provider.
@@ -80,27 +126,75 @@ fn read_provider(section: &mut Section<'_>, variables: &BTreeMap<String, String>
     if name.as_deref().is_some_and(|name| !is_account_name(name)) {
         section.problem("name", "must have 1 to 32 lower-case letters, digits, `-` or `_`");
     }
-    let kind = section.required_text("kind");
-    if kind.as_deref().is_some_and(|kind| kind != "openai_videos") {
-        section.problem("kind", "must be \"openai_videos\"");
-    }
+    let kind = read_kind(section);
     section.require("base_url");
     let base_url = section.web_url("base_url");
-    let api_key_env = section.required_text("api_key_env");
+    let needs_key = kind.as_ref().is_none_or(ProviderKind::has_key);
+    let api_key_env = if needs_key { section.required_text("api_key_env") } else { None };
     let requests_per_minute = rate(section.required_number("requests_per_minute", 1..=1_000_000));
     let max_in_flight = rate(section.required_number("max_in_flight", 1..=1_000_000));
     let poll_interval = section.millis("poll_interval_ms", 10_000, 5..=600_000);
     let can_list = section.flag("can_list", true);
     Some(ProviderConfig {
         name: name?,
-        kind: ProviderKind::OpenaiVideos,
+        kind: kind?,
         base_url: base_url?,
-        api_key: variables.get(api_key_env.as_ref()?).map(|key| Secret::new(key.trim())),
+        api_key: api_key_env.as_ref().and_then(|variable| variables.get(variable)).map(|key| Secret::new(key.trim())),
         api_key_env,
         requests_per_minute,
         max_in_flight,
         poll_interval,
         can_list,
+    })
+}
+
+fn read_kind(section: &mut Section<'_>) -> Option<ProviderKind> {
+    let kind = section.required_text("kind")?;
+    match kind.as_str() {
+        "openai_videos" => Some(ProviderKind::OpenaiVideos),
+        "veo_gemini" => Some(ProviderKind::VeoGemini(read_veo(section))),
+        "veo_vertex" => {
+            let veo = read_veo(section);
+            Some(ProviderKind::VeoVertex(veo, read_vertex(section)?))
+        }
+        _ => {
+            section.problem("kind", format_args!("must be one of {}", ProviderKind::NAMES.join(", ")));
+            None
+        }
+    }
+}
+
+fn read_veo(section: &mut Section<'_>) -> VeoConfig {
+    VeoConfig { person_generation: section.text("person_generation") }
+}
+
+fn read_vertex(section: &mut Section<'_>) -> Option<VertexConfig> {
+    let name = |section: &mut Section<'_>, key| {
+        let name = section.required_text(key);
+        let plain =
+            |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-:.".contains(&b));
+        if name.as_deref().is_some_and(|name| !plain(name)) {
+            section.problem(key, "must have lower-case letters, digits or - : . only");
+        }
+        name
+    };
+    let (project, location) = (name(section, "project"), name(section, "location"));
+    let key_file = section.text("key_file");
+    let storage_uri = section.text("storage_uri").map(|uri| uri.trim_end_matches('/').to_owned());
+    let is_bucket =
+        |uri: &str| uri.strip_prefix("gs://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+    if storage_uri.as_deref().is_some_and(|uri| !is_bucket(uri)) {
+        section.problem("storage_uri", "must be gs://bucket or gs://bucket/prefix");
+    }
+    let storage_base_url = section.web_url("storage_base_url");
+    let generate_audio = section.flag("generate_audio", true);
+    Some(VertexConfig {
+        project: project?,
+        location: location?,
+        identity: key_file.map_or(GoogleIdentity::Metadata, |path| GoogleIdentity::KeyFile(path.into())),
+        storage_uri,
+        storage_base_url: storage_base_url.or_else(|| Url::parse("https://storage.googleapis.com").ok())?,
+        generate_audio,
     })
 }
 

@@ -21,7 +21,7 @@ use toml::Table;
 use url::Url;
 
 use crate::domain::Secret;
-pub use accounts::{ProviderConfig, ProviderKind};
+pub use accounts::{GoogleIdentity, ProviderConfig, ProviderKind, VeoConfig, VertexConfig};
 pub use models::{ModelConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};
 pub use sections::{

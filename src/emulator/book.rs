@@ -63,6 +63,8 @@ pub struct BookedJob {
     /// The connection was dropped, or the answer was an error or cut off: the client does not know the id.
     pub answer_lost: bool,
     pub deleted: bool,
+    /// Its client cancelled it while it ran.
+    pub cancelled: bool,
     pub polls: u32,
     pub downloads: u32,
     /// The fault that the create or the job was given, if any.

@@ -9,27 +9,19 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{Body, Response};
-use serde::Deserialize;
 
 use super::clip;
+use super::hostile;
 use super::jobs::Spoil;
-use super::studio::Download;
+use super::office::Office;
+use super::outcomes::Download;
+use super::script::Detour;
 
 /// Clips kept; at some 140 kB each this is under 5 MB.
 const KEPT_CLIPS: usize = 32;
 const LONG_SIDE: u32 = 640;
 const SHORT_SIDE: u32 = 360;
 const NOT_A_VIDEO: &str = "<!doctype html><html><head><title>Sign in</title></head><body>Please sign in.</body></html>";
-
-/// The `variant` of a download.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Variant {
-    #[default]
-    Video,
-    Thumbnail,
-    Spritesheet,
-}
 
 /// The clips that were painted last.
 #[derive(Default)]
@@ -72,26 +64,56 @@ impl Clips {
 }
 
 /// The answer to a download that the studio allowed.
-pub(super) async fn respond(download: Download, variant: Variant, clips: &Clips) -> poem::Result<Response> {
-    let sides = sides_of(&download.request.size);
-    if variant != Variant::Video {
-        return Ok(whole("image/webp", clip::still(&download.request.prompt, sides.0, sides.1).into()));
-    }
-    let (prompt, prompt_sha256) = match download.one_clip_for_all {
-        true => (Arc::from("One clip for all"), [0; 32]),
-        false => (download.request.prompt, download.prompt_sha256),
-    };
-    let key = ClipKey { prompt_sha256, sides, seconds: download.clip_seconds };
+pub(super) async fn respond(download: Download, office: &Office) -> poem::Result<Response> {
     Ok(match download.spoil {
         Spoil::Empty => whole("video/mp4", Bytes::new()),
         Spoil::Html => whole("video/mp4", Bytes::from_static(NOT_A_VIDEO.as_bytes())),
-        Spoil::Nothing => whole("video/mp4", painted(clips, prompt, key).await?),
+        Spoil::Nothing => whole("video/mp4", clip_of(&download, &office.clips).await?),
         Spoil::Short => {
-            let clip = painted(clips, prompt, key).await?;
+            let clip = clip_of(&download, &office.clips).await?;
             let half = clip.len() / 2;
             broken_off("video/mp4", clip, half)
         }
+        Spoil::Trickle { pause_ms } => {
+            let clip = clip_of(&download, &office.clips).await?;
+            trickled(clip, Duration::from_millis(pause_ms))
+        }
+        Spoil::Endless { claimed_bytes } => {
+            let first = clip_of(&download, &office.clips).await?;
+            let mut answer =
+                Response::builder().content_type("video/mp4").body(hostile::endless(first, &office.journal));
+            if let Some(bytes) = claimed_bytes {
+                answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+            }
+            answer
+        }
     })
+}
+
+/// The answer to a download that leads somewhere else; `here` is its own target.
+pub(super) fn redirect(detour: Detour, id: &str, here: &str, office: &Office) -> Response {
+    let target = match detour {
+        Detour::OtherHost => format!("{}/files/{id}", office.other_host),
+        Detour::Metadata => "http://169.254.169.254/latest/meta-data/".to_owned(),
+        Detour::Circle => format!("{}{here}", office.home),
+    };
+    Response::builder().status(StatusCode::FOUND).header(header::LOCATION, target).finish()
+}
+
+/// A picture of a finished video.
+pub(super) fn still(download: &Download) -> Response {
+    let sides = sides_of(&download.order.size);
+    whole("image/webp", clip::still(&download.order.prompt, sides.0, sides.1).into())
+}
+
+/// The film of a finished video, unspoiled.
+pub(super) async fn clip_of(download: &Download, clips: &Clips) -> poem::Result<Bytes> {
+    let (prompt, prompt_sha256) = match download.one_clip_for_all {
+        true => (Arc::from("One clip for all"), [0; 32]),
+        false => (Arc::clone(&download.order.prompt), download.prompt_sha256),
+    };
+    let key = ClipKey { prompt_sha256, sides: sides_of(&download.order.size), seconds: download.clip_seconds };
+    painted(clips, prompt, key).await
 }
 
 async fn painted(clips: &Clips, prompt: Arc<str>, key: ClipKey) -> poem::Result<Bytes> {
@@ -131,6 +153,19 @@ pub(super) fn late_body(content_type: &str, bytes: Bytes, delay: Duration) -> Re
         Ok::<_, io::Error>(bytes)
     });
     streamed(content_type, length, Body::from_bytes_stream(body))
+}
+
+/// The whole length is promised, and a byte comes every `pause`.
+fn trickled(bytes: Bytes, pause: Duration) -> Response {
+    let length = bytes.len();
+    let drops = stream::unfold(bytes, move |mut rest| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(pause).await;
+        Some((Ok::<_, io::Error>(rest.split_to(1)), rest))
+    });
+    streamed("video/mp4", length, Body::from_bytes_stream(drops))
 }
 
 fn streamed(content_type: &str, length: usize, body: Body) -> Response {

@@ -7,11 +7,13 @@
 //! | `GET /control/book`, `GET /control/totals` | the whole book; only its sums |
 //! | `GET /control/profile`, `PATCH /control/profile` | the profile; some of its fields changed |
 //! | `POST /control/clock` | `{"advance_ms": n}`: jobs and links age by so much at once |
+//! | `POST /control/requests`, `GET /control/requests` | keep every request from now on; those that were kept |
 //! | `POST /control/reset` | forgets jobs, counts and script |
 //!
 //! It needs no key, and therefore answers only clients on this machine, whatever address the emulator listens on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use poem::http::StatusCode;
 use poem::web::{Data, Json};
@@ -19,10 +21,10 @@ use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route, get, h
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::errors::ApiFault;
 use super::office::{Office, json_response};
 use super::profile::Profile;
 use super::script::Rule;
+use super::surfaces;
 
 pub(super) fn routes() -> impl Endpoint {
     Route::new()
@@ -31,6 +33,7 @@ pub(super) fn routes() -> impl Endpoint {
         .at("/totals", get(show_totals))
         .at("/profile", get(show_profile).patch(change_profile))
         .at("/clock", post(advance_clock))
+        .at("/requests", get(show_requests).post(keep_requests))
         .at("/reset", post(reset))
         .around(from_this_machine)
 }
@@ -38,7 +41,7 @@ pub(super) fn routes() -> impl Endpoint {
 async fn from_this_machine<E: Endpoint>(endpoint: Arc<E>, request: Request) -> poem::Result<Response> {
     let client = request.remote_addr().as_socket_addr();
     if !client.is_some_and(|client| client.ip().to_canonical().is_loopback()) {
-        return Ok(ApiFault::new(403, "The control endpoint answers only this machine.").into_response());
+        return Ok(surfaces::plain_refusal(403, "The control endpoint answers only this machine."));
     }
     Ok(endpoint.call(request).await?.into_response())
 }
@@ -95,7 +98,7 @@ fn show_profile(office: Data<&Arc<Office>>) -> poem::Result<Response> {
 fn change_profile(Json(changes): Json<Map<String, Value>>, office: Data<&Arc<Office>>) -> poem::Result<Response> {
     match changed(&office.studio.profile(), changes) {
         Ok(profile) => office.studio.set_profile(profile),
-        Err(error) => return Ok(ApiFault::new(400, format!("Not a profile: {error}.")).into_response()),
+        Err(error) => return Ok(surfaces::plain_refusal(400, &format!("Not a profile: {error}."))),
     }
     answer(&office.studio.profile())
 }
@@ -104,6 +107,17 @@ fn change_profile(Json(changes): Json<Map<String, Value>>, office: Data<&Arc<Off
 fn advance_clock(Json(advance): Json<Advance>, office: Data<&Arc<Office>>) -> poem::Result<Response> {
     office.studio.advance_clock(advance.advance_ms);
     answer(&json!({"advanced_ms": advance.advance_ms}))
+}
+
+#[handler]
+fn keep_requests(office: Data<&Arc<Office>>) -> poem::Result<Response> {
+    office.journal.kept.store(true, Ordering::Relaxed);
+    answer(&json!({"kept": true}))
+}
+
+#[handler]
+fn show_requests(office: Data<&Arc<Office>>) -> poem::Result<Response> {
+    answer(&office.journal.seen())
 }
 
 #[handler]

@@ -1,28 +1,59 @@
-//! One accepted job: its life as a function of the clock, its video object and its line in the book.
+//! One accepted job: its life as a function of the clock, what a look at it shows, and its line in the book.
 //!
 //! A job never needs a timer or a task: everything that will become of it is decided when it is accepted, and each reading
 //! derives the state from the time it is given. Time is always an argument, in milliseconds since the epoch.
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
-
 use super::book::{BookedJob, JobState, Totals};
-use super::request::VideoRequest;
-use super::script::Fault;
+use super::script::{Detour, Fault, Hostile};
 
 /// What `progress` shows on successive polls of a job whose progress jumps.
 const JUMPING_PROGRESS: [u8; 6] = [40, 70, 20, 85, 35, 60];
 /// Where the progress of a failed job stopped.
 const FAILED_PROGRESS: u8 = 50;
 
+/// What a create orders, in no vendor's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) model: Arc<str>,
+    pub(super) prompt: Arc<str>,
+    /// `WIDTHxHEIGHT`, one of the model's sizes.
+    pub(super) size: Arc<str>,
+    pub(super) seconds: u32,
+}
+
+/// What one look at a job shows. Each surface spells it in its vendor's words.
+#[derive(Clone, Debug)]
+pub(super) struct Sight {
+    pub(super) id: Arc<str>,
+    pub(super) order: Order,
+    pub(super) state: JobState,
+    /// Of a failed job: the content policy ended it.
+    pub(super) moderated: bool,
+    /// Of a failed job: its client did.
+    pub(super) cancelled: bool,
+    /// Speaks of its state in a word outside the protocol.
+    pub(super) odd_word: bool,
+    /// Per cent.
+    pub(super) progress: u8,
+    pub(super) created_ms: u64,
+    pub(super) done_ms: u64,
+    pub(super) expires_ms: u64,
+    /// Leave keys out that would be null.
+    pub(super) sparse: bool,
+    pub(super) hostile: Option<Hostile>,
+}
+
 /// An accepted job.
 pub(super) struct Job {
     pub(super) id: Arc<str>,
-    pub(super) request: VideoRequest,
+    pub(super) order: Order,
     pub(super) terms: Terms,
     pub(super) created_ms: u64,
     pub(super) deleted: bool,
+    /// Since when it is cancelled.
+    pub(super) cancelled_ms: Option<u64>,
     pub(super) polls: u32,
     pub(super) downloads: u32,
 }
@@ -48,6 +79,7 @@ pub(super) struct Terms {
 pub(super) enum Unavailable {
     NotReady,
     Expired,
+    Missing,
 }
 
 /// How the bytes of a download are spoiled.
@@ -57,10 +89,15 @@ pub(super) enum Spoil {
     Short,
     Empty,
     Html,
+    Endless { claimed_bytes: Option<u64> },
+    Trickle { pause_ms: u64 },
 }
 
 impl Job {
     pub(super) fn state(&self, now_ms: u64) -> JobState {
+        if self.cancelled_ms.is_some() {
+            return JobState::Failed;
+        }
         if now_ms < self.started_ms() {
             return JobState::Queued;
         }
@@ -99,6 +136,9 @@ impl Job {
         if now_ms >= self.expires_ms() {
             return Err(Unavailable::Expired);
         }
+        if self.terms.on_job == Some(Fault::MissingFile) {
+            return Err(Unavailable::Missing);
+        }
         Ok(())
     }
 
@@ -110,35 +150,62 @@ impl Job {
             Some(Fault::ShortBody { first }) if struck(first) => Spoil::Short,
             Some(Fault::EmptyBody { first }) if struck(first) => Spoil::Empty,
             Some(Fault::NotAVideo { first }) if struck(first) => Spoil::Html,
+            Some(Fault::EndlessFile { claimed_bytes }) => Spoil::Endless { claimed_bytes },
+            Some(Fault::TrickledFile { pause_ms }) => Spoil::Trickle { pause_ms },
             _ => Spoil::Nothing,
         }
     }
 
-    /// The protocol's video object.
-    pub(super) fn video_object(&self, now_ms: u64) -> Value {
-        let state = self.state(now_ms);
-        let finished = matches!(state, JobState::Completed | JobState::Failed);
-        let completed_at = finished.then(|| self.done_ms() / 1000);
-        let expires_at = (state == JobState::Completed).then(|| self.expires_ms() / 1000);
-        let error = (state == JobState::Failed).then(|| self.failure());
-        let mut video = Map::new();
-        video.insert("id".into(), json!(&*self.id));
-        video.insert("object".into(), json!("video"));
-        video.insert("model".into(), json!(&*self.request.model));
-        video.insert("status".into(), json!(self.status_word(state)));
-        video.insert("progress".into(), json!(self.progress(state, now_ms)));
-        video.insert("created_at".into(), json!(self.created_ms / 1000));
-        video.insert("completed_at".into(), json!(completed_at));
-        video.insert("expires_at".into(), json!(expires_at));
-        video.insert("prompt".into(), json!(&*self.request.prompt));
-        video.insert("size".into(), json!(&*self.request.size));
-        video.insert("seconds".into(), json!(self.request.seconds.to_string()));
-        video.insert("remixed_from_video_id".into(), Value::Null);
-        video.insert("error".into(), json!(error));
-        if self.terms.sparse {
-            video.retain(|_, value| !value.is_null());
+    /// Where whoever asks for the file is sent instead.
+    pub(super) fn detour(&self) -> Option<Detour> {
+        match self.terms.on_job {
+            Some(Fault::RedirectedFile { to }) => Some(to),
+            _ => None,
         }
-        Value::Object(video)
+    }
+
+    /// Ends it, unless it has ended.
+    pub(super) fn cancel(&mut self, now_ms: u64) -> bool {
+        let running = !self.is_finished(now_ms);
+        if running {
+            self.cancelled_ms = Some(now_ms);
+        }
+        running
+    }
+
+    pub(super) fn sight(&self, now_ms: u64) -> Sight {
+        let mut state = self.state(now_ms);
+        if state == JobState::Completed
+            && self.terms.on_job == Some(Fault::ContradictoryPolls)
+            && self.polls.is_multiple_of(2)
+        {
+            state = JobState::InProgress;
+        }
+        Sight {
+            id: Arc::clone(&self.id),
+            order: self.order.clone(),
+            state,
+            moderated: self.terms.on_job == Some(Fault::JobModerated),
+            cancelled: self.cancelled_ms.is_some(),
+            odd_word: self.terms.on_job == Some(Fault::UnknownStatus)
+                && matches!(state, JobState::Queued | JobState::InProgress),
+            progress: self.progress(state, now_ms),
+            created_ms: self.created_ms,
+            done_ms: self.done_ms(),
+            expires_ms: self.expires_ms(),
+            sparse: self.terms.sparse,
+            hostile: self.hostile_poll(),
+        }
+    }
+
+    fn hostile_poll(&self) -> Option<Hostile> {
+        match self.terms.on_job {
+            // a create's own answer is no poll
+            Some(Fault::HostilePolls { form, first }) if self.polls > 0 => {
+                first.is_none_or(|first| self.polls <= first).then_some(form)
+            }
+            _ => None,
+        }
     }
 
     /// The job's line in the book.
@@ -147,11 +214,11 @@ impl Job {
         let at_create = self.terms.at_create.as_ref();
         BookedJob {
             id: self.id.to_string(),
-            model: self.request.model.to_string(),
-            prompt: self.request.prompt.to_string(),
+            model: self.order.model.to_string(),
+            prompt: self.order.prompt.to_string(),
             prompt_sha256: hex(&self.terms.prompt_sha256),
-            size: self.request.size.to_string(),
-            seconds: self.request.seconds,
+            size: self.order.size.to_string(),
+            seconds: self.order.seconds,
             nth: self.terms.nth,
             created_at_ms: self.created_ms,
             state,
@@ -159,6 +226,7 @@ impl Job {
             charged_cents: self.charged_cents(state),
             answer_lost: self.answer_lost(),
             deleted: self.deleted,
+            cancelled: self.cancelled_ms.is_some(),
             polls: self.polls,
             downloads: self.downloads,
             fault: at_create.or(self.terms.on_job.as_ref()).cloned(),
@@ -184,6 +252,7 @@ impl Job {
     fn charged_cents(&self, state: JobState) -> u64 {
         match state {
             JobState::Completed => self.terms.price_cents,
+            JobState::Failed if self.cancelled_ms.is_some() => 0,
             JobState::Failed if self.terms.charge_failed => self.terms.price_cents,
             JobState::Failed | JobState::Queued | JobState::InProgress => 0,
         }
@@ -209,16 +278,6 @@ impl Job {
         }
     }
 
-    fn status_word(&self, state: JobState) -> &'static str {
-        match state {
-            JobState::Completed => "completed",
-            JobState::Failed => "failed",
-            _ if self.terms.on_job == Some(Fault::UnknownStatus) => "post_processing",
-            JobState::Queued => "queued",
-            JobState::InProgress => "in_progress",
-        }
-    }
-
     fn progress(&self, state: JobState, now_ms: u64) -> u8 {
         match state {
             JobState::Completed => 100,
@@ -226,24 +285,13 @@ impl Job {
             _ if self.terms.on_job == Some(Fault::ProgressBackwards) => {
                 JUMPING_PROGRESS[self.polls as usize % JUMPING_PROGRESS.len()]
             }
+            _ if self.terms.on_job == Some(Fault::FullProgress) => 100,
             JobState::Queued => 0,
             JobState::InProgress => {
-                let (gone, whole) = (now_ms - self.started_ms(), self.done_ms() - self.started_ms());
+                let (gone, whole) =
+                    (now_ms.saturating_sub(self.started_ms()), self.done_ms().saturating_sub(self.started_ms()));
                 (u128::from(gone) * 100 / u128::from(whole.max(1))).min(99) as u8
             }
-        }
-    }
-
-    fn failure(&self) -> Value {
-        match self.terms.on_job {
-            Some(Fault::JobModerated) => json!({
-                "code": "moderation_blocked",
-                "message": "The request was blocked by the content policy.",
-            }),
-            _ => json!({
-                "code": "video_generation_failed",
-                "message": "The video could not be generated because of an internal error.",
-            }),
         }
     }
 }
@@ -258,8 +306,7 @@ mod tests {
     use super::*;
 
     fn job(on_job: Option<Fault>) -> Job {
-        let request =
-            VideoRequest { model: "sora-2".into(), prompt: "a fox".into(), size: "1280x720".into(), seconds: 4 };
+        let order = Order { model: "sora-2".into(), prompt: "a fox".into(), size: "1280x720".into(), seconds: 4 };
         let terms = Terms {
             prompt_sha256: [0xab; 32],
             nth: 1,
@@ -271,33 +318,38 @@ mod tests {
             at_create: None,
             on_job,
         };
-        Job { id: "video_1".into(), request, terms, created_ms: 5_000_000, deleted: false, polls: 0, downloads: 0 }
+        Job {
+            id: "video_1".into(),
+            order,
+            terms,
+            created_ms: 5_000_000,
+            deleted: false,
+            cancelled_ms: None,
+            polls: 0,
+            downloads: 0,
+        }
     }
 
     #[test]
     fn a_job_walks_from_queued_to_completed_by_the_clock_alone() {
         let job = job(None);
         let seen = |at: u64| {
-            let video = job.video_object(5_000_000 + at);
-            (video["status"].as_str().unwrap().to_owned(), video["progress"].as_u64().unwrap())
+            let sight = job.sight(5_000_000 + at);
+            (sight.state, sight.progress)
         };
-        assert_eq!(seen(0), ("queued".into(), 0));
-        assert_eq!(seen(100), ("in_progress".into(), 0));
-        assert_eq!(seen(550), ("in_progress".into(), 50));
-        assert_eq!(seen(999), ("in_progress".into(), 99));
-        assert_eq!(seen(1_000), ("completed".into(), 100));
-        let done = job.video_object(5_001_000);
-        assert_eq!((&done["completed_at"], &done["expires_at"]), (&json!(5_001), &json!(5_061)));
-        assert_eq!(done["seconds"], json!("4"));
-        assert_eq!(done["error"], Value::Null);
+        assert_eq!(seen(0), (JobState::Queued, 0));
+        assert_eq!(seen(100), (JobState::InProgress, 0));
+        assert_eq!(seen(550), (JobState::InProgress, 50));
+        assert_eq!(seen(999), (JobState::InProgress, 99));
+        assert_eq!(seen(1_000), (JobState::Completed, 100));
+        let done = job.sight(5_001_000);
+        assert_eq!((done.done_ms, done.expires_ms), (5_001_000, 5_061_000));
     }
 
     #[test]
-    fn a_failed_job_has_an_error_no_expiry_and_no_charge_unless_the_vendor_charges_failures() {
+    fn a_failed_job_costs_nothing_unless_the_vendor_charges_failures() {
         let mut job = job(Some(Fault::JobModerated));
-        let video = job.video_object(5_001_000);
-        assert_eq!(video["error"]["code"], json!("moderation_blocked"));
-        assert_eq!(video["expires_at"], Value::Null);
+        assert!(job.sight(5_001_000).moderated);
         assert_eq!(job.booked(5_001_000).charged_cents, 0);
         job.terms.charge_failed = true;
         assert_eq!(job.booked(5_001_000).charged_cents, 40);
@@ -306,14 +358,23 @@ mod tests {
     }
 
     #[test]
-    fn a_sparse_object_leaves_out_exactly_the_null_keys() {
-        let mut job = job(None);
-        let full = job.video_object(5_000_000);
-        job.terms.sparse = true;
-        let sparse = job.video_object(5_000_000);
-        assert_eq!(full.as_object().unwrap().len(), 13);
-        assert_eq!(sparse.as_object().unwrap().len(), 9);
-        assert!(sparse.as_object().unwrap().iter().all(|(key, value)| &full[key] == value));
+    fn a_job_is_cancelled_only_while_it_runs_and_then_costs_nothing() {
+        let mut late = job(None);
+        assert!(!late.cancel(5_001_000) && late.booked(5_001_000).charged_cents == 40);
+        let mut early = job(None);
+        assert!(early.cancel(5_000_500));
+        let booked = early.booked(5_001_000);
+        assert_eq!((booked.state, booked.cancelled, booked.charged_cents), (JobState::Failed, true, 0));
+    }
+
+    #[test]
+    fn a_contradictory_job_takes_its_end_back_at_every_other_poll() {
+        let mut job = job(Some(Fault::ContradictoryPolls));
+        let states = [1, 2, 3].map(|_| {
+            job.poll();
+            job.sight(5_001_000).state
+        });
+        assert_eq!(states, [JobState::Completed, JobState::InProgress, JobState::Completed]);
     }
 
     #[test]
@@ -321,7 +382,7 @@ mod tests {
         let job = job(Some(Fault::Stall));
         assert_eq!(job.state(u64::MAX), JobState::InProgress);
         assert_eq!(job.booked(u64::MAX).charged_cents, 0);
-        assert_eq!(job.video_object(u64::MAX)["progress"], json!(99));
+        assert_eq!(job.sight(u64::MAX).progress, 99);
     }
 
     #[test]

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use poem::Response;
+use poem::http::StatusCode;
+use poem::{Request, Response};
+use serde_json::Value;
 
 use super::content::Clips;
 use super::door::Connections;
+use super::hostile;
+use super::journal::Journal;
+use super::script::Hostile;
 use super::studio::Studio;
 
 /// What every handler needs.
@@ -13,11 +18,24 @@ pub(super) struct Office {
     pub(super) studio: Arc<Studio>,
     pub(super) connections: Connections,
     pub(super) clips: Clips,
+    pub(super) journal: Arc<Journal>,
+    /// `http://host:port`, no slash at the end: this provider.
+    pub(super) home: String,
+    /// The same of its other host, which has the files.
+    pub(super) other_host: String,
 }
 
 impl Office {
-    pub(super) fn new(studio: Arc<Studio>, connections: Connections) -> Arc<Self> {
-        Arc::new(Office { studio, connections, clips: Clips::default() })
+    pub(super) fn json(&self, value: &Value, form: Option<Hostile>) -> Response {
+        hostile::json_answer(value, form, &self.journal)
+    }
+
+    /// Closes the connection; the answer returned here never leaves the process.
+    pub(super) fn cut(&self, request: &Request) -> Response {
+        if let Some(client) = request.remote_addr().as_socket_addr() {
+            self.connections.cut(*client);
+        }
+        Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).finish()
     }
 }
 

@@ -18,6 +18,10 @@ pub enum Fault {
     ModerationAtSubmit,
     /// 429 `rate_limit_exceeded`, with `Retry-After` in seconds when given.
     RateLimited { retry_after_secs: Option<u32> },
+    /// 429 with `Retry-After` as an HTTP date so many seconds ahead.
+    RateLimitedUntil { secs: u32 },
+    /// 429 that tells the wait in the vendor's own form, where it has one; else in `Retry-After`.
+    RateLimitedInBody { secs: u32 },
     /// 429 `insufficient_quota`: waiting does not help.
     QuotaExhausted,
     /// 404 `model_not_found`, what a provider says of a model that it has switched off.
@@ -40,6 +44,8 @@ pub enum Fault {
     ErrorAfterAccept { status: u16 },
     /// The JSON body breaks off half way and the connection closes.
     TruncatedAnswer,
+    /// The answer is JSON of a form that nobody should trust.
+    HostileAnswer { form: Hostile },
 
     // The job itself.
     /// Ends `failed` with code `moderation_blocked`.
@@ -56,6 +62,12 @@ pub enum Fault {
     Gone,
     /// The first `first` polls answer `status`.
     PollErrors { first: u32, status: u16 },
+    /// Polls (the first so many, or all) are answered with JSON that nobody should trust.
+    HostilePolls { form: Hostile, first: Option<u32> },
+    /// Once finished, every other poll says that it is still running.
+    ContradictoryPolls,
+    /// Says 100 per cent long before it is finished.
+    FullProgress,
 
     // The download. `first` limits the fault to the first so many downloads; without it every download is hit.
     /// `expires_at` has passed by the time the job completes, and `/content` answers 404.
@@ -66,6 +78,44 @@ pub enum Fault {
     EmptyBody { first: Option<u32> },
     /// 200 `video/mp4` whose bytes are an HTML page.
     NotAVideo { first: Option<u32> },
+    /// 404 for the file of a finished job, for ever.
+    MissingFile,
+    /// A body that never ends, and the `Content-Length` that it claims, if any.
+    EndlessFile { claimed_bytes: Option<u64> },
+    /// A byte every so many milliseconds.
+    TrickledFile { pause_ms: u64 },
+    /// The provider sends whoever asks for the file somewhere else.
+    RedirectedFile { to: Detour },
+}
+
+/// JSON that nobody should trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hostile {
+    /// One text that never ends.
+    Huge,
+    /// Lists within lists, 100,000 of them.
+    Deep,
+    /// Every value is of a type that the protocol does not have there.
+    WrongTypes,
+    /// Every value is null.
+    Nulls,
+    /// An empty object.
+    Missing,
+    /// Numbers and truths are texts, and texts that are numbers are numbers. What it says is true.
+    Swapped,
+}
+
+/// Where a redirect leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detour {
+    /// The emulator's other host, which has the file and needs no key.
+    OtherHost,
+    /// The address at which clouds give out their secrets.
+    Metadata,
+    /// Itself, for ever.
+    Circle,
 }
 
 impl Fault {
@@ -80,6 +130,7 @@ impl Fault {
                     | Fault::DroppedAfterAccept
                     | Fault::ErrorAfterAccept { .. }
                     | Fault::TruncatedAnswer
+                    | Fault::HostileAnswer { .. }
             )
     }
 
@@ -87,7 +138,9 @@ impl Fault {
     pub(super) fn refusal(&self) -> Option<&'static str> {
         match self {
             Fault::ModerationAtSubmit => Some("moderation"),
-            Fault::RateLimited { .. } => Some("rate_limited"),
+            Fault::RateLimited { .. } | Fault::RateLimitedUntil { .. } | Fault::RateLimitedInBody { .. } => {
+                Some("rate_limited")
+            }
             Fault::QuotaExhausted => Some("quota"),
             Fault::ModelNotFound => Some("model_not_found"),
             Fault::ServerError { .. } => Some("server_error"),
@@ -105,7 +158,7 @@ impl Fault {
                 | Fault::ErrorAfterAccept { .. }
                 | Fault::TruncatedAnswer
                 | Fault::HtmlBadGateway { accepted: true }
-        )
+        ) || matches!(self, Fault::HostileAnswer { form } if *form != Hostile::Swapped)
     }
 }
 

@@ -7,16 +7,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-use serde_json::{Value, json};
 
 use super::book::{Book, CreateStamp, Totals};
-use super::errors::ApiFault;
-use super::jobs::{Job, Spoil, Terms, Unavailable};
+use super::clock::Clock;
+use super::jobs::{Job, Order, Sight, Spoil, Terms, Unavailable};
+use super::outcomes::{Created, Download, Invalid, Listed, NoFile, NotDeleted, NotSeen, Page};
 use super::profile::{Draw, Lot, Profile, scramble};
-use super::request::{Fields, VideoRequest};
-use super::script::{Fault, Rule, Script};
+use super::script::{Detour, Fault, Rule, Script};
 
 pub(super) struct Studio {
     seed: u64,
@@ -48,32 +45,6 @@ struct Stamp {
     accepted: bool,
 }
 
-/// What became of a create.
-pub(super) enum Created {
-    /// It broke the protocol's rules.
-    Invalid(ApiFault),
-    /// A fault refused it; nothing was booked.
-    Refused { fault: Fault, model: Arc<str> },
-    /// It was booked; `fault` may still spoil the answer.
-    Accepted { video: Value, fault: Option<Fault> },
-}
-
-/// A page of the list of videos.
-pub(super) struct Page {
-    pub(super) limit: usize,
-    pub(super) ascending: bool,
-    pub(super) after: Option<String>,
-}
-
-/// What is to be sent for a finished video.
-pub(super) struct Download {
-    pub(super) request: VideoRequest,
-    pub(super) prompt_sha256: [u8; 32],
-    pub(super) spoil: Spoil,
-    pub(super) clip_seconds: u32,
-    pub(super) one_clip_for_all: bool,
-}
-
 impl Studio {
     pub(super) fn new(seed: u64, api_key: String, profile: Profile) -> Self {
         let clock = Clock::new();
@@ -97,6 +68,10 @@ impl Studio {
         bearer == self.api_key
     }
 
+    pub(super) fn key(&self) -> &str {
+        &self.api_key
+    }
+
     /// Counts a create whose key was wrong.
     pub(super) fn note_unauthorized(&self) {
         *self.memory().refused.entry("unauthorized").or_default() += 1;
@@ -108,16 +83,15 @@ impl Studio {
         self.memory().stamp_refusal(now_ms, None, "invalid_request");
     }
 
-    pub(super) fn create(&self, fields: &Fields) -> Created {
+    /// Decides about a create; `read` checks it against the vendor's rules and gives the order and its price in US cents.
+    pub(super) fn create<A>(&self, read: impl FnOnce(&Profile) -> Result<(Order, u64), Invalid<A>>) -> Created<A> {
         let now_ms = self.clock.now_ms();
         let mut memory = self.memory();
-        let (request, price_cents) = match fields.check(&memory.profile) {
-            Ok(checked) => checked,
-            Err(fault) => {
-                let model_unknown = fault.code.as_deref() == Some("model_not_found");
-                let kind = if model_unknown { "model_not_found" } else { "invalid_request" };
-                memory.stamp_refusal(now_ms, fields.model().map(Arc::from), kind);
-                return Created::Invalid(fault);
+        let (request, price_cents) = match read(&memory.profile) {
+            Ok(read) => read,
+            Err(invalid) => {
+                memory.stamp_refusal(now_ms, invalid.model.map(Arc::from), invalid.kind);
+                return Created::Invalid(invalid.answer);
             }
         };
         let prompt_sha256 = sha256(request.prompt.as_bytes());
@@ -139,67 +113,77 @@ impl Studio {
             at_create: fate.at_create.clone(),
             on_job: fate.on_job,
         };
-        let video = memory.accept(self.origin, request, terms, now_ms);
-        Created::Accepted { video, fault: fate.at_create }
+        let job = memory.accept(self.origin, request, terms, now_ms);
+        Created::Accepted { job, fault: fate.at_create }
     }
 
-    pub(super) fn retrieve(&self, id: &str) -> Result<Value, ApiFault> {
+    pub(super) fn look(&self, id: &str) -> Result<Sight, NotSeen> {
         let now_ms = self.clock.now_ms();
         let mut memory = self.memory();
-        let job = memory.visible(id)?;
+        let job = memory.visible(id).ok_or(NotSeen::Unknown)?;
         match job.poll() {
-            Some(status) => Err(ApiFault::outage(status)),
-            None => Ok(job.video_object(now_ms)),
+            Some(status) => Err(NotSeen::Outage(status)),
+            None => Ok(job.sight(now_ms)),
         }
     }
 
-    pub(super) fn delete(&self, id: &str) -> Result<Value, ApiFault> {
+    pub(super) fn delete(&self, id: &str) -> Result<(), NotDeleted> {
         let now_ms = self.clock.now_ms();
         let mut memory = self.memory();
-        let job = memory.visible(id)?;
+        let job = memory.visible(id).ok_or(NotDeleted::Unknown)?;
         if !job.is_finished(now_ms) {
-            let message = "Only videos that are completed or failed can be deleted.";
-            return Err(ApiFault::new(400, message).param("video_id"));
+            return Err(NotDeleted::Unfinished);
         }
         job.deleted = true;
-        Ok(json!({"id": id, "object": "video.deleted", "deleted": true}))
+        Ok(())
     }
 
-    pub(super) fn list(&self, page: &Page) -> Result<Value, ApiFault> {
+    /// Whether the job was stopped by this; `None` when there is none.
+    pub(super) fn cancel(&self, id: &str) -> Option<bool> {
+        let now_ms = self.clock.now_ms();
+        Some(self.memory().visible(id)?.cancel(now_ms))
+    }
+
+    /// `None` when the job after which the page begins is unknown.
+    pub(super) fn list(&self, page: &Page) -> Option<Listed> {
         let now_ms = self.clock.now_ms();
         let memory = self.memory();
         let after = match &page.after {
             None => None,
-            Some(id) => Some(*memory.by_id.get(id.as_str()).ok_or_else(|| ApiFault::video_not_found(id))?),
+            Some(id) => Some(*memory.by_id.get(id.as_str())?),
         };
-        let (mut data, has_more) = if page.ascending {
+        Some(if page.ascending {
             let jobs = memory.jobs[after.map_or(0, |position| position + 1)..].iter();
             page_of(jobs, page.limit, now_ms)
         } else {
             let jobs = memory.jobs[..after.unwrap_or(memory.jobs.len())].iter().rev();
             page_of(jobs, page.limit, now_ms)
-        };
-        drop(memory);
-        let id_of = |video: Option<&Value>| video.map_or(Value::Null, |video| video["id"].clone());
-        let (first_id, last_id) = (id_of(data.first()), id_of(data.last()));
-        let data = Value::Array(std::mem::take(&mut data));
-        Ok(json!({"object": "list", "data": data, "first_id": first_id, "last_id": last_id, "has_more": has_more}))
+        })
     }
 
     /// A download of the video itself (`counts`), which the book counts, or of one of its pictures.
-    pub(super) fn download(&self, id: &str, counts: bool) -> Result<Download, ApiFault> {
+    pub(super) fn download(&self, id: &str, counts: bool) -> Result<Download, NoFile> {
         let now_ms = self.clock.now_ms();
         let mut memory = self.memory();
         let not_ready_status = memory.profile.content_not_ready_status;
         let (clip_seconds, one_clip_for_all) = (memory.profile.clip_seconds, memory.profile.one_clip_for_all);
-        let job = memory.visible(id)?;
+        let job = memory.visible(id).ok_or(NoFile::Unknown)?;
         job.availability(now_ms).map_err(|reason| match reason {
-            Unavailable::NotReady => ApiFault::new(not_ready_status, "Video is not ready yet.").param("video_id"),
-            Unavailable::Expired => ApiFault::new(404, "The content of this video has expired.").param("video_id"),
+            Unavailable::NotReady => NoFile::NotReady { status: not_ready_status },
+            Unavailable::Expired => NoFile::Expired,
+            Unavailable::Missing => NoFile::Missing,
         })?;
         let spoil = if counts { job.download() } else { Spoil::Nothing };
-        let (request, prompt_sha256) = (job.request.clone(), job.terms.prompt_sha256);
-        Ok(Download { request, prompt_sha256, spoil, clip_seconds, one_clip_for_all })
+        let (order, prompt_sha256) = (job.order.clone(), job.terms.prompt_sha256);
+        Ok(Download { order, prompt_sha256, spoil, clip_seconds, one_clip_for_all })
+    }
+
+    /// Where whoever asks for the file of this job is sent instead, if it has one to send away for.
+    pub(super) fn detour(&self, id: &str) -> Option<Detour> {
+        let now_ms = self.clock.now_ms();
+        let mut memory = self.memory();
+        let job = memory.visible(id)?;
+        job.availability(now_ms).ok().and_then(|()| job.detour())
     }
 
     pub(super) fn book(&self) -> Book {
@@ -283,7 +267,7 @@ impl Memory {
     }
 
     /// Script, then policy, then chance.
-    fn fate(&mut self, request: &VideoRequest, nth: u32, lot: Lot) -> Fate {
+    fn fate(&mut self, request: &Order, nth: u32, lot: Lot) -> Fate {
         let latency_ms = self.profile.latency(lot);
         if !(self.script.is_empty() && self.policy.is_empty()) {
             let prompt = request.prompt.to_lowercase();
@@ -302,15 +286,24 @@ impl Memory {
         Fate { at_create: chances.at_create, on_job: chances.on_job, latency_ms }
     }
 
-    fn accept(&mut self, origin: u64, request: VideoRequest, terms: Terms, now_ms: u64) -> Value {
+    fn accept(&mut self, origin: u64, request: Order, terms: Terms, now_ms: u64) -> Sight {
         self.issued += 1;
         let id: Arc<str> = format!("video_{:016x}{:08x}", scramble(origin ^ self.issued), self.issued).into();
         self.stamps.push(Stamp { at_ms: now_ms, model: Some(Arc::clone(&request.model)), accepted: true });
         self.by_id.insert(Arc::clone(&id), self.jobs.len());
-        let job = Job { id, request, terms, created_ms: now_ms, deleted: false, polls: 0, downloads: 0 };
-        let video = job.video_object(now_ms);
+        let job = Job {
+            id,
+            order: request,
+            terms,
+            created_ms: now_ms,
+            deleted: false,
+            cancelled_ms: None,
+            polls: 0,
+            downloads: 0,
+        };
+        let sight = job.sight(now_ms);
         self.jobs.push(job);
-        video
+        sight
     }
 
     fn stamp_refusal(&mut self, now_ms: u64, model: Option<Arc<str>>, kind: &'static str) {
@@ -318,10 +311,10 @@ impl Memory {
         *self.refused.entry(kind).or_default() += 1;
     }
 
-    fn visible(&mut self, id: &str) -> Result<&mut Job, ApiFault> {
+    fn visible(&mut self, id: &str) -> Option<&mut Job> {
         let position = self.by_id.get(id).copied();
         let job = position.and_then(|position| self.jobs.get_mut(position));
-        job.filter(|job| job.is_visible()).ok_or_else(|| ApiFault::video_not_found(id))
+        job.filter(|job| job.is_visible())
     }
 
     fn totals(&self, now_ms: u64) -> Totals {
@@ -343,36 +336,10 @@ impl Stamp {
     }
 }
 
-/// The emulator's time: the wall clock at its start plus what has passed since, so that it never runs backwards, plus what
-/// tests have added.
-struct Clock {
-    started: Instant,
-    started_ms: u64,
-    advanced_ms: AtomicU64,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { started: Instant::now(), started_ms: since_epoch.as_millis() as u64, advanced_ms: AtomicU64::new(0) }
-    }
-
-    fn now_ms(&self) -> u64 {
-        let passed_ms = self.started.elapsed().as_millis() as u64;
-        self.started_ms.saturating_add(passed_ms).saturating_add(self.advanced_ms.load(Ordering::Relaxed))
-    }
-
-    fn advance(&self, ms: u64) {
-        let add = |advanced: u64| Some(advanced.saturating_add(ms));
-        // The closure never refuses, so there is no error to handle.
-        let _ = self.advanced_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-    }
-}
-
-fn page_of<'a>(jobs: impl Iterator<Item = &'a Job>, limit: usize, now_ms: u64) -> (Vec<Value>, bool) {
-    let mut jobs = jobs.filter(|job| job.is_visible());
-    let data = jobs.by_ref().take(limit).map(|job| job.video_object(now_ms)).collect();
-    (data, jobs.next().is_some())
+fn page_of<'a>(jobs: impl Iterator<Item = &'a Job>, limit: usize, now_ms: u64) -> Listed {
+    let mut visible = jobs.filter(|job| job.is_visible());
+    let jobs = visible.by_ref().take(limit).map(|job| job.sight(now_ms)).collect();
+    Listed { jobs, has_more: visible.next().is_some() }
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -8,7 +8,7 @@
 //! Refuses: to decide. Whether to try again, to look up or to refund is for the steps.
 //!
 //! A new vendor, in order: its kind and its settings in `config/accounts.rs`; a module here with the paths, the fields and
-//! the words of its errors, on what [`adapter`] gives to all; one line in [`Registry::from_config`]; its wire shape in
+//! the words of its errors, on what [`adapter`] gives to all; one line in `build`; its wire shape in
 //! `emulator/surfaces/`, so that it can be tried without buying; its `Surface` in `tests/it/conformance/`, whose scenarios
 //! it then has to pass. Its module doc says what it bills and who says so.
 
@@ -29,7 +29,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 
-use crate::config::{Config, ProviderKind};
+use crate::config::{AttemptsConfig, Config, ProviderConfig, ProviderKind};
 use crate::domain::{AttemptId, FailureClass, Size};
 pub use catalogue::{Catalogue, CatalogueError, Model};
 pub use egress::{Answer, Egress, EgressError, EgressPolicy, GuardedClient};
@@ -281,11 +281,8 @@ impl Registry {
         let mut registry = Registry::default();
         let mut problems = Vec::new();
         for account in &config.providers {
-            let built = match account.kind {
-                ProviderKind::OpenaiVideos => OpenaiVideos::new(account, &config.attempts, egress),
-            };
-            match built {
-                Ok(provider) => registry.insert(Arc::new(provider)),
+            match build(account, &config.attempts, egress) {
+                Ok(provider) => registry.insert(provider),
                 Err(problem) => problems.push(format!("provider {:?}: {problem:#}", account.name)),
             }
         }
@@ -318,6 +315,14 @@ impl Registry {
             .collect();
         if problems.is_empty() { Ok(()) } else { Err(RegistryError(problems)) }
     }
+}
+
+/// One account, by its kind.
+fn build(account: &ProviderConfig, attempts: &AttemptsConfig, egress: &Egress) -> anyhow::Result<Arc<dyn Provider>> {
+    Ok(match &account.kind {
+        ProviderKind::OpenaiVideos => Arc::new(OpenaiVideos::new(account, attempts, egress)?),
+        ProviderKind::VeoGemini(_) | ProviderKind::VeoVertex(..) => anyhow::bail!("its kind is not served yet"),
+    })
 }
 
 impl fmt::Debug for Registry {

@@ -7,7 +7,7 @@ use poem::Response;
 use poem::http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use super::script::Fault;
+use super::super::super::script::Fault;
 
 /// A request that is answered with an error.
 #[derive(Clone, Debug)]
@@ -17,13 +17,13 @@ pub(super) struct ApiFault {
     pub(super) param: Option<String>,
     pub(super) code: Option<String>,
     kind: &'static str,
-    retry_after_secs: Option<u32>,
+    retry_after: Option<String>,
 }
 
 impl ApiFault {
     pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
         let kind = if status >= 500 { "server_error" } else { "invalid_request_error" };
-        ApiFault { status, message: message.into(), param: None, code: None, kind, retry_after_secs: None }
+        ApiFault { status, message: message.into(), param: None, code: None, kind, retry_after: None }
     }
 
     pub(super) fn param(self, param: &str) -> Self {
@@ -57,26 +57,31 @@ impl ApiFault {
         if status == 503 { fault.code("server_is_overloaded") } else { fault }
     }
 
-    /// The answer to a create that this fault refuses with the envelope; `None` when it does not work that way.
-    pub(super) fn of_refusal(fault: &Fault, model: &str) -> Option<Self> {
+    /// The answer to a create that this fault refuses.
+    pub(super) fn of_refusal(fault: &Fault, model: &str) -> Self {
         match fault {
             Fault::ModerationAtSubmit => {
                 let message = "This request was blocked by our content policy.";
-                Some(ApiFault::new(400, message).param("prompt").code("sentinel_block"))
+                ApiFault::new(400, message).param("prompt").code("sentinel_block")
             }
             Fault::RateLimited { retry_after_secs } => {
-                let fault = ApiFault::new(429, "Rate limit reached for requests.");
-                let fault = fault.code("rate_limit_exceeded").kind("requests");
-                Some(ApiFault { retry_after_secs: *retry_after_secs, ..fault })
+                ApiFault::rate_limited(retry_after_secs.map(|secs| secs.to_string()))
             }
+            Fault::RateLimitedUntil { secs } => ApiFault::rate_limited(Some(super::super::http_date(*secs))),
+            Fault::RateLimitedInBody { secs } => ApiFault::rate_limited(Some(secs.to_string())),
             Fault::QuotaExhausted => {
                 let fault = ApiFault::new(429, "You exceeded your current quota, check your plan and billing details.");
-                Some(fault.code("insufficient_quota").kind("insufficient_quota"))
+                fault.code("insufficient_quota").kind("insufficient_quota")
             }
-            Fault::ModelNotFound => Some(ApiFault::model_not_found(model)),
-            Fault::ServerError { status } => Some(ApiFault::outage(*status)),
-            _ => None,
+            Fault::ModelNotFound => ApiFault::model_not_found(model),
+            Fault::ServerError { status } => ApiFault::outage(*status),
+            _ => ApiFault::outage(500),
         }
+    }
+
+    fn rate_limited(retry_after: Option<String>) -> Self {
+        let fault = ApiFault::new(429, "Rate limit reached for requests.");
+        ApiFault { retry_after, ..fault.code("rate_limit_exceeded").kind("requests") }
     }
 
     pub(super) fn into_response(self) -> Response {
@@ -84,8 +89,8 @@ impl ApiFault {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let answer = Response::builder().status(status).content_type("application/json");
         let mut answer = answer.body(json!({"error": error}).to_string());
-        if let Some(secs) = self.retry_after_secs {
-            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        if let Some(wait) = self.retry_after.and_then(|wait| HeaderValue::try_from(wait).ok()) {
+            answer.headers_mut().insert(header::RETRY_AFTER, wait);
         }
         answer
     }

@@ -5,14 +5,15 @@
 //! sizes come from the profile's model cards.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use poem::web::Multipart;
 use poem::{Body, FromRequest, Request, RequestBody};
 use serde_json::Value;
 
+use super::super::super::jobs::Order;
+use super::super::super::outcomes::Invalid;
+use super::super::super::profile::Profile;
 use super::errors::ApiFault;
-use super::profile::Profile;
 
 /// An `input_reference` image as a data URL may have 20,971,520 characters; the rest is room for prompt and envelope.
 const MAX_BODY_BYTES: usize = 21 * 1024 * 1024;
@@ -20,16 +21,6 @@ const MAX_PROMPT_CHARS: usize = 32_000;
 const DEFAULT_MODEL: &str = "sora-2";
 const DEFAULT_SIZE: &str = "720x1280";
 const KNOWN_FIELDS: [&str; 5] = ["prompt", "model", "seconds", "size", "input_reference"];
-
-/// A create that the emulator can carry out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct VideoRequest {
-    pub(super) model: Arc<str>,
-    pub(super) prompt: Arc<str>,
-    /// `WIDTHxHEIGHT`, one of the model's sizes.
-    pub(super) size: Arc<str>,
-    pub(super) seconds: u32,
-}
 
 /// The fields of a create before they are checked.
 #[derive(Debug, Default)]
@@ -47,7 +38,7 @@ impl Fields {
         Fields::from_json(&bytes.map_err(|_| ApiFault::new(413, "The request body is too large."))?)
     }
 
-    pub(super) fn from_json(bytes: &[u8]) -> Result<Fields, ApiFault> {
+    fn from_json(bytes: &[u8]) -> Result<Fields, ApiFault> {
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(map)) => Ok(Fields { values: map.into_iter().collect() }),
             _ => Err(unreadable()),
@@ -55,15 +46,24 @@ impl Fields {
     }
 
     /// The model as far as it can be read, for the book.
-    pub(super) fn model(&self) -> Option<&str> {
+    fn model(&self) -> Option<&str> {
         match self.values.get("model") {
             None | Some(Value::Null) => Some(DEFAULT_MODEL),
             Some(value) => value.as_str(),
         }
     }
 
+    /// The order, its price, or the refusal with what the book has to know.
+    pub(super) fn order(&self, profile: &Profile) -> Result<(Order, u64), Invalid<ApiFault>> {
+        self.check(profile).map_err(|answer| {
+            let model_unknown = answer.code.as_deref() == Some("model_not_found");
+            let kind = if model_unknown { "model_not_found" } else { "invalid_request" };
+            Invalid { answer, model: self.model().map(str::to_owned), kind }
+        })
+    }
+
     /// Checks every field against the protocol and the model's card; also gives the price in US cents.
-    pub(super) fn check(&self, profile: &Profile) -> Result<(VideoRequest, u64), ApiFault> {
+    fn check(&self, profile: &Profile) -> Result<(Order, u64), ApiFault> {
         if let Some(unknown) = self.values.keys().find(|key| !KNOWN_FIELDS.contains(&key.as_str())) {
             let message = format!("Unknown parameter: '{unknown}'.");
             return Err(ApiFault::new(400, message).param(unknown).code("unknown_parameter"));
@@ -81,7 +81,7 @@ impl Fields {
         };
         self.check_reference()?;
         let seconds: u32 = seconds.parse().map_err(|_| invalid_value("seconds", seconds, &card.seconds))?;
-        let request = VideoRequest { model: model.into(), prompt: prompt.into(), size: size.into(), seconds };
+        let request = Order { model: model.into(), prompt: prompt.into(), size: size.into(), seconds };
         Ok((request, u64::from(*cents) * u64::from(seconds)))
     }
 
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn check(body: Value) -> Result<(VideoRequest, u64), ApiFault> {
+    fn check(body: Value) -> Result<(Order, u64), ApiFault> {
         Fields::from_json(body.to_string().as_bytes())?.check(&Profile::calm())
     }
 
