@@ -5,6 +5,7 @@
 
 mod admission;
 mod app;
+mod conformance;
 mod crash;
 mod engine;
 mod fence;
