@@ -20,6 +20,7 @@ pub mod providers;
 pub mod scheduler;
 pub mod storage;
 // floor 3
+pub mod accounts;
 pub mod engine;
 pub mod idempotency;
 pub mod ledger;

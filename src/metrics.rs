@@ -39,6 +39,7 @@ metrics! {
     VIDEOS_FINISHED = "freezeframe_videos_finished_total" Counter "Videos settled, by outcome and failure type.";
     VIDEOS_RELEASED = "freezeframe_videos_released_total" Counter "Videos handed to the workers by the scheduler.";
     VIDEOS_OPEN = "freezeframe_videos_open" Gauge "Videos of unfinished batches, by state: waiting, in_flight.";
+    VIDEOS_BLOCKED = "freezeframe_videos_blocked" Gauge "Waiting videos whose model has no open route, by reason: no_route, stopped, refused, out_of_quota, cooling.";
     ATTEMPTS = "freezeframe_attempts_total" Counter "Attempts at providers, by provider account and end.";
     LEASES_LOST = "freezeframe_leases_lost_total" Counter "Transitions refused because another worker holds the video.";
     CREDITS_MOVED = "freezeframe_credits_moved_total" Counter "Credits moved, by act: freeze, charge, refund.";
@@ -53,6 +54,8 @@ metrics! {
     WEBHOOK_ATTEMPTS = "freezeframe_webhook_attempts_total" Counter "Webhook deliveries tried, by result.";
     HTTP_REQUESTS = "freezeframe_http_requests_total" Counter "Requests answered, by method, route and status.";
     HTTP_SECONDS = "freezeframe_http_request_seconds" Histogram "Duration of requests, by method and route.";
+    ACCOUNT_NEWS = "freezeframe_account_news_total" Counter "What providers told us of our accounts, by account and news: cool, out_of_quota, refused, answered_again.";
+    VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait because their account had been shut meanwhile.";
     SWEPT = "freezeframe_swept_total" Counter "Things that the sweep had to put right, by kind; more than zero after a crash only.";
 }
 
@@ -93,6 +96,7 @@ fn start_at_zero() {
     counter!(VIDEOS_ADMITTED).absolute(0);
     counter!(VIDEOS_RELEASED).absolute(0);
     counter!(LEASES_LOST).absolute(0);
+    counter!(VIDEOS_GIVEN_BACK).absolute(0);
     counter!(RECORDER_TRANSITIONS).absolute(0);
     gauge!(SCHEDULER_LEADER).set(0.0);
     for status in BatchStatus::ALL.iter().filter(|status| status.is_final()) {
@@ -107,6 +111,9 @@ fn start_at_zero() {
     }
     for act in ["freeze", "charge", "refund"] {
         counter!(CREDITS_MOVED, "act" => act).absolute(0);
+    }
+    for reason in ["no_route", "stopped", "refused", "out_of_quota", "cooling"] {
+        gauge!(VIDEOS_BLOCKED, "reason" => reason).set(0.0);
     }
     for result in ["delivered", "retry", "given_up"] {
         counter!(WEBHOOK_ATTEMPTS, "result" => result).absolute(0);
@@ -161,9 +168,23 @@ pub fn videos_open(waiting: i64, in_flight: i64) {
     gauge!(VIDEOS_OPEN, "state" => "in_flight").set(in_flight as f64);
 }
 
+/// `reason` is one of `no_route`, `stopped`, `refused`, `out_of_quota`, `cooling`.
+pub fn videos_blocked(reason: &'static str, videos: i64) {
+    gauge!(VIDEOS_BLOCKED, "reason" => reason).set(videos as f64);
+}
+
 /// `provider` is the name of a configured account.
 pub fn attempt_ended(provider: &str, end: &'static str) {
     counter!(ATTEMPTS, "provider" => provider.to_owned(), "end" => end).increment(1);
+}
+
+/// `account` is the name of a configured account; `news` one of `cool`, `out_of_quota`, `refused`, `answered_again`.
+pub fn account_news(account: &str, news: &'static str) {
+    counter!(ACCOUNT_NEWS, "account" => account.to_owned(), "news" => news).increment(1);
+}
+
+pub fn videos_given_back(count: u64) {
+    counter!(VIDEOS_GIVEN_BACK).increment(count);
 }
 
 pub fn lease_lost() {

@@ -4,6 +4,8 @@
 //! Always holds: the roles share one database and nothing else, so any number of processes may play any of them; stopping
 //! is asked for once and hands everything over.
 
+mod reload;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +18,19 @@ use url::Url;
 
 use crate::api::{self, ApiState};
 use crate::batches::Admission;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::db::{self, Database, DatabaseSettings, Embedded, EmbeddedSettings};
 use crate::domain::MasterKey;
 use crate::engine::recorder::Recorder;
 use crate::metrics;
 use crate::providers::{Catalogue, Egress, EgressPolicy, Registry};
-use crate::scheduler::{AccountLimits, Route, RoutePlan, Scheduler, SchedulerSettings};
+use crate::scheduler::{RoutePlan, Scheduler, SchedulerSettings};
 use crate::steps::record::VideoJournal;
-use crate::steps::{AttemptTiming, Studio};
+use crate::steps::{AccountTiming, AttemptTiming, Studio};
 use crate::storage::{LinkSigner, Storage, StorageSettings};
 use crate::webhooks::Courier;
 use crate::worker::{self, WorkerSettings};
+pub use reload::{Offer, ReloadError, SettingsWatch};
 
 /// The role that everything but migrating acts as; it owns nothing.
 const APP_ROLE: &str = "freezeframe_app";
@@ -173,6 +176,8 @@ pub struct Service {
     pub address: Option<SocketAddr>,
     pub db: Database,
     pub master: Arc<MasterKey>,
+    /// What this process offers and where it leads; replaced when the settings are read again.
+    pub offer: Offer,
     stop: CancellationToken,
     roles: JoinSet<Result<()>>,
 }
@@ -186,7 +191,8 @@ impl Service {
         metrics::install();
         let egress = Egress::new();
         let master = Arc::new(master_key(config)?);
-        let catalogue = Arc::new(Catalogue::from_config(config).context("the model catalogue")?);
+        let given = roles.worker.then_some(parts.providers);
+        let offer = Offer::new(config, egress.clone(), given)?;
         let storage = match parts.storage {
             Some(storage) => storage,
             None => Storage::open(&StorageSettings {
@@ -199,24 +205,20 @@ impl Service {
             address: None,
             db: db.clone(),
             master: master.clone(),
+            offer: offer.clone(),
             stop: CancellationToken::new(),
             roles: JoinSet::new(),
         };
         if roles.api {
-            service.start_api(config, (db, master.clone()), catalogue.clone(), storage.clone()).await?;
+            service.start_api(config, (db, master.clone()), offer.catalogue.clone(), storage.clone()).await?;
         }
         if roles.worker || roles.scheduler {
             let engine = store.connect("engine", ENGINE_CONNECTIONS, true).await?;
             if roles.scheduler {
-                service.start_scheduler(config, engine.clone(), &catalogue);
+                service.start_scheduler(config, engine.clone(), offer.plan.clone());
             }
             if roles.worker {
-                let providers = match parts.providers {
-                    Some(providers) => providers,
-                    None => Registry::from_config(config, &egress).context("the provider accounts")?,
-                };
-                providers.check(&catalogue).context("the model catalogue")?;
-                service.start_worker(config, engine, (catalogue, providers, storage), &egress)?;
+                service.start_worker(config, engine, &offer, storage)?;
             }
         }
         Ok(service)
@@ -226,7 +228,7 @@ impl Service {
         &mut self,
         config: &Config,
         (db, master): (Database, Arc<MasterKey>),
-        catalogue: Arc<Catalogue>,
+        catalogue: Live<Catalogue>,
         storage: Storage,
     ) -> Result<()> {
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
@@ -244,14 +246,15 @@ impl Service {
         Ok(())
     }
 
-    fn start_scheduler(&mut self, config: &Config, engine: Database, catalogue: &Catalogue) {
+    fn start_scheduler(&mut self, config: &Config, engine: Database, plan: Live<RoutePlan>) {
         let settings = SchedulerSettings {
             lease_ttl: config.scheduler.lease_ttl,
             tick: config.scheduler.tick,
             wave: u32::try_from(config.scheduler.wave).unwrap_or(u32::MAX),
             worker_dead_after: config.engine.dead_after,
+            probe: config.scheduler.probe,
         };
-        let scheduler = Scheduler::new(engine, settings, Arc::new(route_plan(config, catalogue)));
+        let scheduler = Scheduler::new(engine, settings, plan);
         let stop = self.stop.clone();
         self.roles.spawn(async move {
             scheduler.run(stop).await;
@@ -259,20 +262,14 @@ impl Service {
         });
     }
 
-    fn start_worker(
-        &mut self,
-        config: &Config,
-        engine: Database,
-        (catalogue, providers, storage): (Arc<Catalogue>, Registry, Storage),
-        egress: &Egress,
-    ) -> Result<()> {
-        let client = egress.guarded(webhook_policy(config))?;
+    fn start_worker(&mut self, config: &Config, engine: Database, offer: &Offer, storage: Storage) -> Result<()> {
+        let client = offer.egress.guarded(webhook_policy(config))?;
         let studio = Studio {
             claims: Recorder::start(engine.clone(), VideoJournal),
             recorder: Recorder::start(engine.clone(), VideoJournal),
             db: engine,
-            catalogue,
-            providers: Arc::new(providers),
+            catalogue: offer.catalogue.clone(),
+            providers: offer.providers.clone(),
             storage,
             courier: Courier::new(client, (*self.master).clone()),
             timing: AttemptTiming {
@@ -280,6 +277,11 @@ impl Service {
                 submit_timeout: config.attempts.submit_timeout,
                 lookup_pause: config.attempts.lookup_pause,
                 store_pause: STORE_PAUSE,
+            },
+            accounts: AccountTiming {
+                cool_down: config.scheduler.cool_down,
+                max_cool_down: config.scheduler.max_cool_down,
+                probe: config.scheduler.probe,
             },
         };
         let settings = WorkerSettings {
@@ -353,18 +355,4 @@ pub fn webhook_policy(config: &Config) -> EgressPolicy {
         timeout: config.webhooks.timeout,
         max_response_bytes: config.webhooks.max_response_bytes,
     }
-}
-
-/// Which model goes to which account, and what the accounts take.
-fn route_plan(config: &Config, catalogue: &Catalogue) -> RoutePlan {
-    let routes = catalogue.models().map(|model| {
-        let route = Route { provider: model.provider.clone(), upstream_model: model.upstream.clone() };
-        (model.name.clone(), route)
-    });
-    let accounts = config.providers.iter().map(|account| {
-        let limits =
-            AccountLimits { requests_per_minute: account.requests_per_minute, max_in_flight: account.max_in_flight };
-        (account.name.clone(), limits)
-    });
-    RoutePlan { routes: routes.collect(), accounts: accounts.collect() }
 }

@@ -186,7 +186,7 @@ async fn submit(
 
 /// Parses on a thread of its own: ten thousand items take longer than other requests should wait.
 async fn read(state: &ApiState, body: Bytes, keys: Vec<(&'static str, String)>) -> Result<Read, ApiError> {
-    let (catalogue, limits) = (state.catalogue.clone(), state.order_limits);
+    let (catalogue, limits) = (state.catalogue.get(), state.order_limits);
     let parsing = tokio::task::spawn_blocking(move || {
         let body: Value = serde_json::from_slice(&body)?;
         let keys: Vec<(&str, &str)> = keys.iter().map(|(name, key)| (*name, key.as_str())).collect();

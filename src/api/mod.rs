@@ -41,7 +41,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::batches::{Admission, OrderLimits};
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::db::Database;
 use crate::providers::catalogue::Catalogue;
 use crate::providers::egress::EgressPolicy;
@@ -63,7 +63,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(10);
 pub struct ApiState {
     db: Database,
     admission: Admission,
-    catalogue: Arc<Catalogue>,
+    catalogue: Live<Catalogue>,
     storage: Storage,
     links: LinkSigner,
     order_limits: OrderLimits,
@@ -77,7 +77,7 @@ impl ApiState {
     pub fn new(
         db: Database,
         admission: Admission,
-        catalogue: Arc<Catalogue>,
+        catalogue: Live<Catalogue>,
         (storage, links): (Storage, LinkSigner),
         config: &Config,
     ) -> ApiState {

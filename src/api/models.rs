@@ -8,7 +8,7 @@ use poem_openapi::{Object, OpenApi};
 use super::auth::Caller;
 use super::error::ApiError;
 use super::{ApiState, Topic};
-use crate::providers::catalogue::Model;
+use crate::providers::catalogue::{Catalogue, Model};
 
 pub struct ModelsApi;
 
@@ -21,7 +21,10 @@ impl ModelsApi {
     #[oai(path = "/models", method = "get", operation_id = "listModels")]
     async fn list(&self, _caller: Caller, Data(state): Data<&ApiState>) -> Result<Json<ModelList>, ApiError> {
         let today = Utc::now().date_naive();
-        Ok(Json(ModelList { data: state.catalogue.models().map(|model| ModelOffer::new(model, today)).collect() }))
+        let catalogue = state.catalogue.get();
+        Ok(Json(ModelList {
+            data: catalogue.models().map(|model| ModelOffer::new(&catalogue, model, today)).collect(),
+        }))
     }
 }
 
@@ -63,7 +66,7 @@ struct ModelPrice {
 }
 
 impl ModelOffer {
-    fn new(model: &Model, today: NaiveDate) -> ModelOffer {
+    fn new(catalogue: &Catalogue, model: &Model, today: NaiveDate) -> ModelOffer {
         let offers = model.seconds.iter().flat_map(|seconds| model.sizes.iter().map(move |size| (*seconds, *size)));
         let prices = offers.filter_map(|(seconds, size)| {
             let price = model.price(seconds, size)?;
@@ -73,7 +76,7 @@ impl ModelOffer {
             name: model.name.clone(),
             available: !model.retired(today),
             available_until: model.available_until,
-            replacement: model.replacement.clone(),
+            replacement: catalogue.replacement(model, today).map(|model| model.name.clone()),
             seconds: model.seconds.clone(),
             default_seconds: model.default_seconds,
             sizes: model.sizes.iter().map(ToString::to_string).collect(),

@@ -119,8 +119,12 @@ fn model<'c>(
         return None;
     };
     if model.retired(today) {
-        let instead = model.replacement.as_ref().map(|r| format!("; use `{r}` instead")).unwrap_or_default();
-        faults.add("model", format!("`{}` is no longer available{instead}", model.name));
+        let ended = model.available_until.map(|last_day| format!(", its last day was {last_day}")).unwrap_or_default();
+        let instead = match catalogue.replacement(model, today) {
+            Some(replacement) => format!("; order `{}` instead", replacement.name),
+            None => "; /models lists what is offered".to_owned(),
+        };
+        faults.add("model", format!("`{}` is no longer offered{ended}{instead}", model.name));
         return None;
     }
     Some(model)

@@ -72,7 +72,8 @@ async fn run_on(config: &Config, store: &Store, bench: EngineBench) -> Result<En
     config.public_url = None;
     config.webhooks.allow_private_targets = true;
     let mut providers = Registry::default();
-    for account in config.models.iter().map(|model| model.provider.clone()).collect::<std::collections::BTreeSet<_>>() {
+    let accounts = config.models.iter().flat_map(|model| model.accounts().map(str::to_owned));
+    for account in accounts.collect::<std::collections::BTreeSet<String>>() {
         providers.insert(std::sync::Arc::new(InstantProvider::new(&account)));
         config.set_provider(crate::config::ProviderConfig {
             requests_per_minute: 60_000_000,

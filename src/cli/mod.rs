@@ -10,6 +10,7 @@ mod emulate;
 mod migrate;
 mod openapi;
 mod output;
+mod provider;
 mod reconcile;
 mod serve;
 mod signals;
@@ -53,6 +54,8 @@ enum Command {
     Openapi,
     /// Manage customers
     Tenant(tenant::TenantArgs),
+    /// See, stop and start provider accounts
+    Provider(provider::ProviderArgs),
     /// Compare the books with themselves and with the work; exits with 1 if anything differs
     Reconcile(reconcile::ReconcileArgs),
     /// Measure speed; nothing of it touches the real database
@@ -75,6 +78,7 @@ pub async fn run() -> Result<ExitCode> {
         Command::Migrate => migrate::run(settings(config)?).await,
         Command::Openapi => openapi::run(),
         Command::Tenant(args) => tenant::run(settings(config)?, args).await,
+        Command::Provider(args) => provider::run(settings(config)?, args).await,
         Command::Reconcile(args) => reconcile::run(settings(config)?, args).await,
         Command::Bench(args) => bench::run(settings(config)?, args).await,
         Command::Demo(args) => demo::run(Config::load(config)?, args).await,

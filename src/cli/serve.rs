@@ -61,6 +61,6 @@ pub(super) async fn play(mut config: Config, listen: Option<SocketAddr>, roles: 
         output::line(&format!("docs     http://{address}/docs"))?;
         output::line(&format!("metrics  http://{address}/metrics"))?;
     }
-    run_until_stopped(service, store, signals).await?;
+    run_until_stopped(service, store, signals, &config).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -203,10 +203,13 @@ pub(super) fn check_models(problems: &mut Vec<String>, providers: &[ProviderConf
     if providers.is_empty() {
         return;
     }
-    let orphans = models.iter().filter(|model| providers.iter().all(|account| account.name != model.provider));
-    problems.extend(orphans.map(|model| {
-        format!("model {:?} names the provider {:?}, which has no [[provider]] section", model.name, model.provider)
-    }));
+    let led = |provider: &str| providers.iter().any(|account| account.name == provider);
+    for model in models {
+        let orphans: BTreeSet<&str> = model.accounts().filter(|provider| !led(provider)).collect();
+        problems.extend(orphans.into_iter().map(|provider| {
+            format!("model {:?} names the provider {provider:?}, which has no [[provider]] section", model.name)
+        }));
+    }
 }
 
 fn is_account_name(name: &str) -> bool {

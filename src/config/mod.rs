@@ -7,6 +7,7 @@
 //! Refuses: unknown settings, values out of bounds, prices with a fraction of a credit, a password in a URL that is shown.
 
 mod accounts;
+mod live;
 mod models;
 mod reader;
 mod sections;
@@ -22,7 +23,8 @@ use url::Url;
 
 use crate::domain::Secret;
 pub use accounts::{GoogleIdentity, ProviderConfig, ProviderKind, VeoConfig, VertexConfig};
-pub use models::{ModelConfig, built_in as built_in_models, problems_of_all as model_problems};
+pub use live::Live;
+pub use models::{ModelConfig, RouteConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};
 pub use sections::{
     AttemptsConfig, EngineConfig, LimitsConfig, LogConfig, SchedulerConfig, StorageConfig, WebhooksConfig,
@@ -51,6 +53,8 @@ pub enum ConfigError {
 /// Every setting of the service.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file that they were read from, to be read again on request.
+    pub file: Option<PathBuf>,
     /// Where the embedded database and the local object store live.
     pub data_dir: PathBuf,
     /// The address of the HTTP server.
@@ -90,11 +94,11 @@ impl Config {
             .collect();
         let named = path.map(Path::to_owned).or_else(|| variables.get(FILE_VARIABLE).map(PathBuf::from));
         let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
-        let text = match path {
+        let text = match path.clone() {
             Some(path) => std::fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path, source })?,
             None => String::new(),
         };
-        Config::from_sources(&text, variables)
+        Ok(Config { file: path, ..Config::from_sources(&text, variables)? })
     }
 
     /// The settings of a file's text and a set of environment variables. Empty variables count as absent. With neither,
@@ -145,6 +149,7 @@ impl Config {
             return Err(ConfigError::Invalid(problems));
         };
         Ok(Config {
+            file: None,
             data_dir,
             listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             public_url,

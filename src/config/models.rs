@@ -12,15 +12,38 @@ use toml::Value;
 use super::reader::{Reader, Section};
 use crate::domain::{Credits, Prompt, Size};
 
+/// One way to have a model's videos made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteConfig {
+    /// The provider account.
+    pub provider: String,
+    /// The provider's own name for the model.
+    pub upstream: String,
+    /// The last day (UTC) on which new videos go there.
+    pub available_until: Option<NaiveDate>,
+}
+
+impl RouteConfig {
+    /// A route without an end.
+    pub fn new(provider: &str, upstream: &str) -> RouteConfig {
+        RouteConfig { provider: provider.to_owned(), upstream: upstream.to_owned(), available_until: None }
+    }
+
+    /// Whether its last day has passed.
+    pub fn over(&self, today: NaiveDate) -> bool {
+        self.available_until.is_some_and(|last_day| today > last_day)
+    }
+}
+
 /// One `[[model]]`: a customer-facing name and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelConfig {
     /// The name that customers use.
     pub name: String,
-    /// The provider account that makes its videos.
-    pub provider: String,
-    /// The provider's own name for the model.
-    pub upstream: String,
+    /// Where its videos are made, the preferred way first; at least one.
+    pub routes: Vec<RouteConfig>,
+    /// Whether a video may take the next route while the account of an earlier one is full. Otherwise it waits for it.
+    pub overflow: bool,
     /// The list price of a video of `standard_seconds`.
     pub price_credits: Credits,
     pub standard_seconds: u32,
@@ -38,13 +61,18 @@ pub struct ModelConfig {
     pub max_prompt_chars: usize,
     /// How long one attempt may take, from submission to the end of the job.
     pub deadline: Duration,
-    /// The last day on which it is offered.
+    /// The last day (UTC) on which it is offered, whatever its routes say.
     pub available_until: Option<NaiveDate>,
     /// The model to name to those who ask for this one after that day.
     pub replacement: Option<String>,
 }
 
 impl ModelConfig {
+    /// The accounts that its routes lead to, in order; an account with several routes comes several times.
+    pub fn accounts(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| route.provider.as_str())
+    }
+
     /// The price of one video; `None` when the length or the size is not offered, or when it would need a fraction of a
     /// credit (a loaded configuration has no such model).
     pub fn price(&self, seconds: u32, size: Size) -> Option<Credits> {
@@ -65,6 +93,19 @@ impl ModelConfig {
     pub fn problems(&self) -> Vec<String> {
         let name = &self.name;
         let mut problems = Vec::new();
+        if self.routes.is_empty() {
+            problems.push(format!("model {name:?}: needs at least one route"));
+        }
+        let mut seen = BTreeSet::new();
+        for route in self.routes.iter().filter(|route| !seen.insert((&route.provider, &route.upstream))) {
+            problems.push(format!(
+                "model {name:?}: the route to {:?} of {:?} is there twice",
+                route.upstream, route.provider
+            ));
+        }
+        if self.replacement.as_ref() == Some(name) {
+            problems.push(format!("model {name:?}: is its own replacement"));
+        }
         if !self.seconds.contains(&self.default_seconds) {
             problems.push(format!("model {name:?}: default_seconds = {} is not among seconds", self.default_seconds));
         }
@@ -111,8 +152,8 @@ pub(super) fn read(reader: &mut Reader) -> Vec<ModelConfig> {
 
 fn read_model(section: &mut Section<'_>) -> Option<ModelConfig> {
     let name = section.required_text("name");
-    let provider = section.required_text("provider");
-    let upstream = section.text("upstream").or_else(|| name.clone());
+    let routes = read_routes(section, name.as_deref());
+    let overflow = section.flag("overflow", false);
     let price_credits = section.required_number("price_credits", 1..=1_000_000_000);
     let standard_seconds = length(section.required_number("standard_seconds", 1..=600));
     let seconds = section.list("seconds", "whole numbers from 1 to 600", |item| {
@@ -140,8 +181,8 @@ fn read_model(section: &mut Section<'_>) -> Option<ModelConfig> {
     }
     Some(ModelConfig {
         name: name?,
-        provider: provider?,
-        upstream: upstream?,
+        routes: routes?,
+        overflow,
         price_credits: whole(price_credits)?,
         standard_seconds,
         seconds,
@@ -155,6 +196,37 @@ fn read_model(section: &mut Section<'_>) -> Option<ModelConfig> {
         available_until,
         replacement,
     })
+}
+
+/// `routes`, or `provider` and `upstream` for the only one. A route without `upstream` means the model's own name.
+fn read_routes(section: &mut Section<'_>, model: Option<&str>) -> Option<Vec<RouteConfig>> {
+    let Some(tables) = section.tables("routes") else {
+        let provider = section.required_text("provider");
+        let upstream = section.text("upstream").or_else(|| model.map(str::to_owned));
+        return Some(vec![RouteConfig { provider: provider?, upstream: upstream?, available_until: None }]);
+    };
+    for key in ["provider", "upstream"] {
+        if section.text(key).is_some() {
+            section.problem(key, "stands beside routes: say it in the routes");
+        }
+    }
+    if tables.is_empty() {
+        section.problem("routes", "must name at least one route");
+    }
+    let mut routes = Vec::new();
+    let mut complete = !tables.is_empty();
+    for (position, table) in tables.into_iter().enumerate() {
+        let mut route = section.nested(&format!("routes number {}", position + 1), table);
+        let provider = route.required_text("provider");
+        let upstream = route.text("upstream").or_else(|| model.map(str::to_owned));
+        let available_until = route.day("available_until");
+        route.finish();
+        match (provider, upstream) {
+            (Some(provider), Some(upstream)) => routes.push(RouteConfig { provider, upstream, available_until }),
+            _ => complete = false,
+        }
+    }
+    complete.then_some(routes)
 }
 
 /// What is wrong with the models, each by itself and taken together.
@@ -201,8 +273,8 @@ pub fn built_in() -> Vec<ModelConfig> {
     let credits = |amount| Credits::new(amount).unwrap_or(Credits::ZERO);
     let sora = ModelConfig {
         name: "sora-2".to_owned(),
-        provider: "sora".to_owned(),
-        upstream: "sora-2".to_owned(),
+        routes: vec![RouteConfig::new("sora", "sora-2")],
+        overflow: false,
         price_credits: credits(61),
         standard_seconds: 4,
         seconds: vec![4, 8, 12],
@@ -218,7 +290,7 @@ pub fn built_in() -> Vec<ModelConfig> {
     };
     let sora_pro = ModelConfig {
         name: "sora-2-pro".to_owned(),
-        upstream: "sora-2-pro".to_owned(),
+        routes: vec![RouteConfig::new("sora", "sora-2-pro")],
         price_credits: credits(183),
         sizes: vec![WIDE, TALL, LARGE_WIDE, LARGE_TALL],
         size_prices: BTreeMap::from([(LARGE_WIDE, credits(305)), (LARGE_TALL, credits(305))]),
@@ -226,8 +298,7 @@ pub fn built_in() -> Vec<ModelConfig> {
     };
     let veo = ModelConfig {
         name: "veo-3.1".to_owned(),
-        provider: "veo".to_owned(),
-        upstream: "veo-3.1-generate-001".to_owned(),
+        routes: vec![RouteConfig::new("veo", "veo-3.1-generate-001")],
         price_credits: credits(595),
         standard_seconds: 8,
         seconds: vec![4, 6, 8],

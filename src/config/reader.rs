@@ -259,6 +259,24 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A list of tables, each to be read as a section of its own by [`Section::nested`]; `None` when absent.
+    pub(super) fn tables(&mut self, key: &'static str) -> Option<Vec<Table>> {
+        let table = |item: Value| if let Value::Table(table) = item { Some(table) } else { None };
+        let tables = match self.take(key)? {
+            Given::File(Value::Array(items)) => items.into_iter().map(table).collect::<Option<Vec<Table>>>(),
+            _ => None,
+        };
+        Some(tables.unwrap_or_else(|| {
+            self.problem(key, "must be a list of tables, such as [{ provider = \"name\" }]");
+            Vec::new()
+        }))
+    }
+
+    /// A table inside this section as a section; problems name it `path.name.key`. Not open to the environment.
+    pub(super) fn nested(&mut self, name: &str, table: Table) -> Section<'_> {
+        Section::new(format!("{}{name}.", self.path), table, None, self.problems)
+    }
+
     /// A table whose names are a `K` and whose values are whole numbers of at least 1; empty when absent.
     pub(super) fn numbers_by<K: FromStr + Ord>(&mut self, key: &'static str, form: &str) -> BTreeMap<K, i64> {
         let read = |(name, value): (String, Value)| {

@@ -45,6 +45,11 @@ pub struct SchedulerConfig {
     pub tick: Duration,
     /// Videos released in one transaction, at most.
     pub wave: usize,
+    /// How long an account rests that asked us to slow down and did not say for how long, and the longest rest of all.
+    pub cool_down: Duration,
+    pub max_cool_down: Duration,
+    /// How often one video may find out whether an account without credit or access takes videos again.
+    pub probe: Duration,
 }
 
 /// What a request and a new tenant may do.
@@ -124,7 +129,13 @@ pub(super) fn read_scheduler(reader: &mut Reader) -> SchedulerConfig {
         lease_ttl: section.millis("lease_ttl_ms", 6000, 500..=600_000),
         tick: section.millis("tick_ms", 50, 5..=60_000),
         wave: count(&mut section, "wave", 2000, 1..=50_000),
+        cool_down: section.secs("cool_down_secs", 10, 1..=3600),
+        max_cool_down: section.secs("max_cool_down_secs", 900, 1..=86_400),
+        probe: section.secs("probe_secs", 300, 1..=86_400),
     };
+    if scheduler.cool_down > scheduler.max_cool_down {
+        section.problem("cool_down_secs", "must be at most max_cool_down_secs");
+    }
     if scheduler.lease_ttl < scheduler.tick * 3 {
         section.problem("lease_ttl_ms", "must be at least three times tick_ms, or the leader loses its lease");
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Config, ConfigError, ModelConfig};
+use chrono::NaiveDate;
+
+use super::{Config, ConfigError, ModelConfig, RouteConfig};
 use crate::domain::Credits;
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -68,8 +70,16 @@ fn every_setting_of_the_example_file_is_known() {
     let text = lines.collect::<Vec<_>>().join("\n");
     let config = load(&text);
     assert_eq!((config.providers.len(), config.models.len()), (1, 2));
-    for key in ["postgres_run_as", "finalize_slots", "lookup_pause_ms", "can_list", "length_prices", "available_until"]
-    {
+    for key in [
+        "postgres_run_as",
+        "finalize_slots",
+        "lookup_pause_ms",
+        "can_list",
+        "length_prices",
+        "available_until",
+        "probe_secs",
+        "overflow",
+    ] {
         assert!(text.contains(&format!("\n{key} = ")), "{key}");
     }
     load(include_str!("../../freezeframe.example.toml"));
@@ -191,7 +201,41 @@ fn a_price_with_a_fraction_is_refused_by_its_combination() {
     assert_eq!(model.price(6, size), Credits::new(92).ok());
     assert_eq!(model.price(4, size), Credits::new(61).ok());
     assert_eq!(model.price(5, size), None);
-    assert_eq!(model.upstream, "clip");
+    assert_eq!(model.routes, [RouteConfig::new("main", "clip")]);
+}
+
+#[test]
+fn a_model_lists_its_routes_in_order_and_every_problem_of_them_is_told() {
+    let other = ACCOUNT.replace("\"main\"", "\"other\"");
+    let with = |routes: &str| format!("{ACCOUNT}{other}{}", MODEL.replace("provider = \"main\"", routes));
+    let model = load(&with(
+        "overflow = true\nroutes = [{ provider = \"other\", upstream = \"x\", available_until = 2026-09-24 }, { provider = \"main\" }]",
+    ))
+    .models
+    .remove(0);
+    let until = NaiveDate::from_ymd_opt(2026, 9, 24);
+    let first = RouteConfig { available_until: until, ..RouteConfig::new("other", "x") };
+    assert_eq!(model.routes, [first, RouteConfig::new("main", "clip")]);
+    assert!(model.overflow);
+
+    let told = |routes: &str| problems(&with(routes), &[]).join("\n");
+    assert!(told("routes = []").contains("`model \"clip\".routes` must name at least one route"));
+    assert!(told("routes = 5").contains("`model \"clip\".routes` must be a list of tables"));
+    assert!(told("provider = \"main\"\nroutes = [{ provider = \"other\" }]").contains("stands beside routes"));
+    assert!(told("routes = [{ provider = \"main\" }, { provider = \"main\" }]").contains("is there twice"));
+    assert!(told("routes = [{ provider = \"main\" }, { provider = \"gone\" }]").contains("the provider \"gone\""));
+    assert!(told("replacement = \"clip\"\nprovider = \"main\"").contains("is its own replacement"));
+    let all = told(
+        "routes = [{ upstream = \"x\" }, { provider = \"main\", until = 1 }, { provider = 3, available_until = \"soon\" }]",
+    );
+    for part in [
+        "`model \"clip\".routes number 1.provider` is missing",
+        "unknown setting `model \"clip\".routes number 2.until`",
+        "`model \"clip\".routes number 3.provider` must be a text",
+        "`model \"clip\".routes number 3.available_until` must be a day",
+    ] {
+        assert!(all.contains(part), "{part:?} is missing in:\n{all}");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The models on offer: what a customer may order, at what price, and which account makes it.
 //!
 //! Always holds: every combination of length and size that a model offers has a price; looking one up cannot fail later.
-//! Callers hold an `Arc<Catalogue>`, so that a new one can take its place while orders priced by the old one go on.
+//! Callers take an `Arc<Catalogue>` from a [`Live`](crate::config::Live) for as long as they need it, so that a new one can
+//! take its place while orders priced by the old one go on.
 //! Refuses: to guess. An unknown name gets a suggestion, never a substitute.
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use crate::config::{Config, ModelConfig, model_problems};
+use crate::config::{Config, ModelConfig, RouteConfig, model_problems};
 use crate::domain::{Credits, Size};
 
 /// Why a list of models is no catalogue; a loaded configuration cannot cause it.
@@ -22,10 +23,10 @@ pub struct CatalogueError(pub Vec<String>);
 pub struct Model {
     /// The name that customers use.
     pub name: String,
-    /// The provider account that makes its videos.
-    pub provider: String,
-    /// The provider's own name for it.
-    pub upstream: String,
+    /// Where its videos are made, the preferred way first.
+    pub routes: Vec<RouteConfig>,
+    /// Whether a video may take the next route while the account of an earlier one is full.
+    pub overflow: bool,
     /// The lengths offered, ascending.
     pub seconds: Vec<u32>,
     pub default_seconds: u32,
@@ -35,7 +36,7 @@ pub struct Model {
     pub max_prompt_chars: usize,
     /// How long one attempt may take, from submission to the end of the job.
     pub deadline: Duration,
-    /// The last day on which it is offered.
+    /// The last day (UTC) on which it can be made: its own, or the last one of its routes.
     pub available_until: Option<NaiveDate>,
     /// The model to name to those who ask for this one after that day.
     pub replacement: Option<String>,
@@ -48,9 +49,21 @@ impl Model {
         self.prices.get(&(seconds, size)).copied()
     }
 
-    /// Whether the last day on which it is offered has passed.
+    /// Whether the last day on which it can be made has passed.
     pub fn retired(&self, today: NaiveDate) -> bool {
         self.available_until.is_some_and(|last_day| today > last_day)
+    }
+
+    /// Whether a video that this account will not take for reasons of its own has another account to go to.
+    pub fn leads_elsewhere(&self, account: &str, today: NaiveDate) -> bool {
+        self.routes.iter().any(|route| route.provider != account && !route.over(today))
+    }
+
+    /// Whether the model has this route still, and its last day has passed.
+    pub fn route_over(&self, (account, upstream): (&str, &str), today: NaiveDate) -> bool {
+        self.routes
+            .iter()
+            .any(|route| (route.provider.as_str(), route.upstream.as_str()) == (account, upstream) && route.over(today))
     }
 
     fn from_config(config: &ModelConfig) -> Model {
@@ -61,19 +74,26 @@ impl Model {
         let prices = combinations.filter_map(|of| Some((of, config.price(of.0, of.1)?))).collect();
         Model {
             name: config.name.clone(),
-            provider: config.provider.clone(),
-            upstream: config.upstream.clone(),
+            routes: config.routes.clone(),
+            overflow: config.overflow,
             seconds,
             default_seconds: config.default_seconds,
             sizes: config.sizes.clone(),
             default_size: config.default_size,
             max_prompt_chars: config.max_prompt_chars,
             deadline: config.deadline,
-            available_until: config.available_until,
+            available_until: last_day(config),
             replacement: config.replacement.clone(),
             prices,
         }
     }
+}
+
+/// The earlier of the model's own last day and of the day on which its last route ends.
+fn last_day(config: &ModelConfig) -> Option<NaiveDate> {
+    let ends: Option<Vec<NaiveDate>> = config.routes.iter().map(|route| route.available_until).collect();
+    let of_routes = ends.and_then(|ends| ends.into_iter().max());
+    [config.available_until, of_routes].into_iter().flatten().min()
 }
 
 /// Every model, by name.
@@ -96,6 +116,19 @@ impl Catalogue {
 
     pub fn model(&self, name: &str) -> Option<&Model> {
         self.models.get(name)
+    }
+
+    /// What to offer to those who ask for a retired model: its replacement, or where that is retired too, its replacement's.
+    pub fn replacement(&self, model: &Model, today: NaiveDate) -> Option<&Model> {
+        let mut next = self.model(model.replacement.as_deref()?)?;
+        // replacements may name each other in a circle
+        for _ in 0..self.models.len() {
+            if !next.retired(today) {
+                return Some(next);
+            }
+            next = self.model(next.replacement.as_deref()?)?;
+        }
+        None
     }
 
     /// Every model, retired ones included, in the order of their names.
@@ -172,6 +205,48 @@ mod tests {
         assert!(!model.retired(NaiveDate::from_ymd_opt(2026, 9, 24).unwrap()));
         assert!(model.retired(NaiveDate::from_ymd_opt(2026, 9, 25).unwrap()));
         assert!(!catalogue.model("veo-3.1").unwrap().retired(NaiveDate::MAX));
+    }
+
+    #[test]
+    fn a_model_is_retired_when_its_last_route_has_ended() {
+        let day = |day| NaiveDate::from_ymd_opt(2026, 9, day);
+        let mut config = config();
+        let mut second = RouteConfig::new("veo", "sora-2-resold");
+        config.models[0].routes[0].available_until = day(24);
+        second.available_until = day(28);
+        config.models[0].routes.push(second);
+        let model = |config: &Config| Catalogue::from_config(config).unwrap().model("sora-2").unwrap().clone();
+        let two = model(&config);
+        assert_eq!(two.available_until, day(28));
+        assert!(!two.retired(day(28).unwrap()) && two.retired(day(29).unwrap()));
+        assert!(two.route_over(("sora", "sora-2"), day(25).unwrap()));
+        assert!(!two.route_over(("veo", "sora-2-resold"), day(25).unwrap()));
+        assert!(two.leads_elsewhere("sora", day(25).unwrap()) && !two.leads_elsewhere("veo", day(25).unwrap()));
+        config.models[0].available_until = day(26);
+        assert_eq!(model(&config).available_until, day(26));
+        config.models[0].routes[1].available_until = None;
+        config.models[0].available_until = None;
+        assert_eq!(model(&config).available_until, None);
+    }
+
+    #[test]
+    fn a_retired_replacement_is_not_offered_but_its_own_is() {
+        let day = NaiveDate::from_ymd_opt(2026, 9, 24);
+        let mut config = config();
+        for (at, replacement) in [(0, "sora-2-pro"), (1, "veo-3.1")] {
+            config.models[at].available_until = day;
+            config.models[at].replacement = Some(replacement.to_owned());
+        }
+        let offered = |config: &Config, today: Option<NaiveDate>| {
+            let catalogue = Catalogue::from_config(config).unwrap();
+            let sora = catalogue.model("sora-2").unwrap();
+            catalogue.replacement(sora, today.unwrap()).map(|model| model.name.clone())
+        };
+        assert_eq!(offered(&config, day).as_deref(), Some("sora-2-pro"));
+        let later = NaiveDate::from_ymd_opt(2026, 9, 25);
+        assert_eq!(offered(&config, later).as_deref(), Some("veo-3.1"));
+        config.models[1].replacement = Some("sora-2".to_owned());
+        assert_eq!(offered(&config, later), None, "a circle offers nothing");
     }
 
     #[test]

@@ -307,10 +307,12 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`] names every model that does not.
     pub fn check(&self, catalogue: &Catalogue) -> Result<(), RegistryError> {
-        let orphans = catalogue.models().filter(|model| !self.accounts.contains_key(&model.provider));
+        let routes =
+            catalogue.models().flat_map(|model| model.routes.iter().map(move |route| (model, &route.provider)));
+        let orphans = routes.filter(|(_, account)| !self.accounts.contains_key(*account));
         let problems: Vec<String> = orphans
-            .map(|model| {
-                format!("model {:?} needs the account {:?}, which is not configured", model.name, model.provider)
+            .map(|(model, account)| {
+                format!("model {:?} needs the account {account:?}, which is not configured", model.name)
             })
             .collect();
         if problems.is_empty() { Ok(()) } else { Err(RegistryError(problems)) }

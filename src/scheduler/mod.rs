@@ -5,33 +5,69 @@
 //! (video released, job pushed, counters moved), fenced on the leader's epoch; within a tenant the oldest batch goes first;
 //! a tenant at its limit delays nobody else.
 //!
-//! Refuses: to know providers or prompts. It is told which model goes to which account, and what an account takes.
+//! A video is routed here, before it is submitted: to the first route of its model whose account takes new videos, see
+//! [`routes`]. An attempt never changes its route; the next attempt of the video is routed anew.
+//!
+//! Refuses: to know providers or prompts. It is told which routes a model has, what an account takes, and what stands
+//! against an account.
 
 mod leader;
 mod pace;
 mod release;
 mod round_robin;
+mod routes;
+mod watch;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::NaiveDate;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts;
+use crate::config::Live;
 use crate::db::Database;
 use crate::engine::queue;
 use crate::metrics;
 use leader::Leadership;
 use pace::Paces;
 use round_robin::{Budget, Rotation};
+use routes::OpenRoutes;
+use watch::Watch;
 
 pub use release::{OpenLane, WAKE_CHANNEL, wake};
 
-/// Where a model's videos are made.
+/// Videos released or running at each account, by its name.
+///
+/// # Errors
+/// The database's.
+pub async fn under_way(db: &Database) -> Result<HashMap<String, i64>, sqlx::Error> {
+    let mut conn = db.pool().acquire().await?;
+    Ok(release::in_flight(&mut conn).await?.0)
+}
+
+/// A way to have a model's videos made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub provider: String,
     pub upstream_model: String,
+    /// The last day (UTC) on which new videos go there.
+    pub available_until: Option<NaiveDate>,
+}
+
+impl Route {
+    fn over(&self, today: NaiveDate) -> bool {
+        self.available_until.is_some_and(|last_day| today > last_day)
+    }
+}
+
+/// Where a model's videos are made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelRoutes {
+    /// The preferred one first.
+    pub routes: Vec<Route>,
+    /// Whether a video may take the next route while the account of an earlier one is full.
+    pub overflow: bool,
 }
 
 /// What a provider account takes.
@@ -44,7 +80,7 @@ pub struct AccountLimits {
 /// The present routes of all models and the limits of the accounts they lead to.
 #[derive(Clone, Debug, Default)]
 pub struct RoutePlan {
-    pub routes: HashMap<String, Route>,
+    pub models: HashMap<String, ModelRoutes>,
     pub accounts: HashMap<String, AccountLimits>,
 }
 
@@ -59,6 +95,8 @@ pub struct SchedulerSettings {
     pub wave: u32,
     /// A worker without heartbeat for this long offers no slots.
     pub worker_dead_after: Duration,
+    /// How often one video may find out whether an account without credit or access takes videos again.
+    pub probe: Duration,
 }
 
 /// Pause between looks while nothing waits; a new batch ends it at once.
@@ -70,10 +108,11 @@ const BUSY_TICK: Duration = Duration::from_millis(5);
 pub struct Scheduler {
     db: Database,
     settings: SchedulerSettings,
-    plan: Arc<RoutePlan>,
+    plan: Live<RoutePlan>,
     leadership: Leadership,
     paces: Paces,
     rotation: Rotation,
+    watch: Watch,
 }
 
 /// What a round came to.
@@ -85,9 +124,10 @@ struct Round {
 
 impl Scheduler {
     /// `db` needs the engine's planner settings.
-    pub fn new(db: Database, settings: SchedulerSettings, plan: Arc<RoutePlan>) -> Scheduler {
+    pub fn new(db: Database, settings: SchedulerSettings, plan: Live<RoutePlan>) -> Scheduler {
         let leadership = Leadership::new("scheduler", settings.lease_ttl);
-        Scheduler { db, settings, plan, leadership, paces: Paces::default(), rotation: Rotation::default() }
+        let (paces, rotation, watch) = (Paces::default(), Rotation::default(), Watch::default());
+        Scheduler { db, settings, plan, leadership, paces, rotation, watch }
     }
 
     /// Leads whenever the lease is to be had, until `stop`.
@@ -113,6 +153,7 @@ impl Scheduler {
         }
         self.leadership.resign(&self.db).await;
         metrics::scheduler_leads(false);
+        self.watch.forget();
     }
 
     /// Renews or takes the lease and, as the leader, plays one round. `None`: somebody else leads.
@@ -121,6 +162,7 @@ impl Scheduler {
         let leads = self.leadership.renew(&self.db).await?;
         metrics::scheduler_leads(leads);
         if !leads {
+            self.watch.forget();
             return Ok(None);
         }
         if !was_leading {
@@ -140,19 +182,31 @@ impl Scheduler {
         let in_flight: i64 = lanes.iter().map(|lane| i64::from(lane.in_flight)).sum();
         metrics::videos_open(waiting, in_flight);
         if waiting == 0 {
+            self.watch.forget();
             return Ok(Round { waiting, released: 0 });
         }
+        let plan = self.plan.get();
+        let accounts = accounts::all(&mut conn).await?;
+        let (at_accounts, today) = release::in_flight(&mut conn).await?;
+        let routes = OpenRoutes::new(&plan, &accounts, today);
+        self.watch.look(&lanes, &routes);
+        let choices = routes.with_a_choice();
+        let avoiding = match choices.is_empty() {
+            true => vec![],
+            false => release::avoiding(&mut conn, &choices, i64::from(self.settings.wave)).await?,
+        };
         let dead_after_ms = i64::try_from(self.settings.worker_dead_after.as_millis()).unwrap_or(i64::MAX);
         let slots = queue::living_slots(&mut conn, queue::names::GENERATE, dead_after_ms).await? - in_flight;
         drop(conn);
         let videos = u32::try_from(slots.max(0)).unwrap_or(u32::MAX).min(self.settings.wave);
-        let mut budget = Budget::new(videos, &lanes, &self.plan, &mut self.paces);
-        let shares = self.rotation.share(&lanes, &mut budget);
+        let mut budget = Budget::new(videos, &lanes, &at_accounts, &routes, &mut self.paces);
+        let shares = self.rotation.share(&lanes, &avoiding, &mut budget);
         if shares.is_empty() {
             return Ok(Round { waiting, released: 0 });
         }
         let Some(epoch) = self.leadership.epoch() else { return Ok(Round { waiting, released: 0 }) };
-        let released = release::release(&self.db, (self.leadership.holder(), epoch), &shares).await?;
+        let leader = (self.leadership.holder(), epoch);
+        let released = release::release(&self.db, leader, &shares, self.settings.probe).await?;
         self.give_unused_turns_back(&shares, &released);
         metrics::videos_released(released.values().sum::<u32>().into());
         Ok(Round { waiting, released: released.values().sum::<u32>() as usize })
@@ -160,9 +214,15 @@ impl Scheduler {
 
     /// A lane may have had fewer eligible videos than its share, because some are in back-off.
     fn give_unused_turns_back(&mut self, shares: &[release::Share], released: &release::Released) {
+        let mut left = released.clone();
         for share in shares {
-            let taken = released.get(&(share.batch, share.model.clone())).copied().unwrap_or(0);
-            self.paces.give_back(share.tenant, &share.route.provider, share.videos.saturating_sub(taken));
+            let lane = (share.batch, share.model.clone(), share.route.provider.clone());
+            let taken = left.get_mut(&lane).map_or(0, |left| {
+                let taken = share.videos.min(*left);
+                *left -= taken;
+                taken
+            });
+            self.paces.give_back(share.tenant, &share.route.provider, share.videos - taken);
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::NaiveDate;
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Route, leader};
+use crate::accounts;
 use crate::db::{self, Database};
 use crate::domain::{BatchId, TenantId, VideoId};
 use crate::engine::queue;
@@ -27,18 +29,56 @@ pub struct OpenLane {
     pub max_in_flight: i32,
 }
 
-/// What a lane may release in this round.
+/// Videos of a lane that avoid an account, because it is to blame for the end of their last attempt.
+#[derive(Clone, Debug)]
+pub(super) struct Avoiding {
+    pub(super) batch: BatchId,
+    pub(super) model: String,
+    pub(super) account: String,
+    pub(super) videos: i32,
+}
+
+/// The part of a lane that a share is taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The lane is not divided.
+    Whole,
+    /// The videos that avoid this account.
+    Avoiding(String),
+    /// Those that avoid none.
+    Rest,
+}
+
+impl Part {
+    fn split(&self) -> bool {
+        *self != Part::Whole
+    }
+
+    pub(super) fn avoided(&self) -> Option<&str> {
+        match self {
+            Part::Avoiding(account) => Some(account),
+            Part::Whole | Part::Rest => None,
+        }
+    }
+}
+
+/// What a part of a lane may release in this round, and where to.
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     pub(super) batch: BatchId,
     pub(super) model: String,
     pub(super) tenant: TenantId,
+    pub(super) part: Part,
     pub(super) videos: u32,
+    /// Videos of the same part that go elsewhere, before these.
+    pub(super) skip: u32,
     pub(super) route: Route,
+    /// Whether its one video is to find out about the account.
+    pub(super) probe: bool,
 }
 
-/// Released videos by lane.
-pub(super) type Released = HashMap<(BatchId, String), u32>;
+/// Released videos by batch, model and account.
+pub(super) type Released = HashMap<(BatchId, String, String), u32>;
 
 /// Told when videos begin to wait.
 pub const WAKE_CHANNEL: &str = "freezeframe_waiting";
@@ -91,11 +131,53 @@ pub(super) async fn open_lanes(conn: &mut PgConnection) -> Result<Vec<OpenLane>,
     .await
 }
 
-/// Releases up to each share's videos. A leader that was replaced releases nothing.
+/// Of the lanes of these models: the eligible videos that avoid an account. Only worth asking where there is a choice.
+pub(super) async fn avoiding(
+    conn: &mut PgConnection,
+    models: &[String],
+    most: i64,
+) -> Result<Vec<Avoiding>, sqlx::Error> {
+    sqlx::query_as!(
+        Avoiding,
+        r#"select l.batch_id as "batch: BatchId", l.model, v.avoid as "account!", count(*)::integer as "videos!"
+           from batch_lanes l cross join lateral (
+               select w.avoid from videos w
+               where w.batch_id = l.batch_id and w.model = l.model and w.eligible_at is not null and w.eligible_at <= now()
+               order by w.eligible_at, w.position limit $2) v
+           where not l.closed and l.waiting > 0 and l.model = any($1) and v.avoid is not null
+           group by l.batch_id, l.model, v.avoid
+           order by l.batch_id, l.model, v.avoid"#,
+        models,
+        most,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Videos released or running at each account, and today's date (UTC).
+pub(super) async fn in_flight(conn: &mut PgConnection) -> Result<(HashMap<String, i64>, NaiveDate), sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select r.provider as "provider?", coalesce(r.videos, 0)::bigint as "videos!",
+               (now() at time zone 'utc')::date as "today!"
+           from (select 1) one left join (
+               select r.provider, sum(r.in_flight) as videos
+               from batch_lanes l join lane_routes r on r.batch_id = l.batch_id and r.model = l.model
+               where not l.closed group by r.provider) r on true"#,
+    )
+    .fetch_all(conn)
+    .await?;
+    let today = rows.first().map_or(NaiveDate::MIN, |row| row.today);
+    let accounts = rows.into_iter().filter_map(|row| Some((row.provider?, row.videos)));
+    Ok((accounts.collect(), today))
+}
+
+/// Releases up to each share's videos. A leader that was replaced releases nothing. `probe` is how long an account is left
+/// alone after a video was sent to find out about it.
 pub(super) async fn release(
     db: &Database,
     (holder, epoch): (&str, i64),
     shares: &[Share],
+    probe: Duration,
 ) -> Result<Released, sqlx::Error> {
     // nothing follows from a release before a worker has fetched its jobs, which is committed durably
     let mut tx = db.begin_relaxed().await?;
@@ -107,8 +189,8 @@ pub(super) async fn release(
     let models: Vec<String> = shares.iter().map(|s| s.model.clone()).collect();
     // in the order that the ends of videos keep as well
     sqlx::query!(
-        "select l.batch_id from batch_lanes l join unnest($1::text[], $2::text[]) as i (batch_id, model)
-             on l.batch_id = i.batch_id and l.model = i.model
+        "select l.batch_id from batch_lanes l
+             join unnest($1::text[], $2::text[]) as i (batch_id, model) on l.batch_id = i.batch_id and l.model = i.model
          order by l.batch_id, l.model for update of l",
         &batches,
         &models,
@@ -122,16 +204,28 @@ pub(super) async fn release(
         &shares.iter().map(|s| i64::from(s.videos)).collect::<Vec<_>>(),
         &shares.iter().map(|s| s.route.provider.clone()).collect::<Vec<_>>(),
         &shares.iter().map(|s| s.route.upstream_model.clone()).collect::<Vec<_>>(),
+        &shares.iter().map(|s| s.part.split()).collect::<Vec<_>>(),
+        &shares.iter().map(|s| s.part.avoided().map(str::to_owned)).collect::<Vec<_>>() as &[Option<String>],
+        &shares.iter().map(|s| i64::from(s.skip)).collect::<Vec<_>>(),
     )
     .fetch_all(&mut *tx)
     .await?;
     let ids: Vec<_> = rows.iter().map(|row| row.id.ulid()).collect();
     // a job that outlived its video's last release may still be there; its worker finds the video released again
     queue::push_missing(&mut tx, queue::names::GENERATE, &ids).await?;
+    // the account's row last, as everywhere
+    for share in shares.iter().filter(|share| share.probe) {
+        let lane = |at: BatchId, model: &str, to: &str| {
+            (at, model, to) == (share.batch, &*share.model, &*share.route.provider)
+        };
+        if let Some(video) = rows.iter().find(|row| lane(row.batch, &row.model, &row.provider)) {
+            accounts::probing(&mut tx, (&share.route.provider, &video.id.bare()), probe).await?;
+        }
+    }
     db::commit("release videos", tx).await?;
     let mut released = Released::new();
     for row in rows {
-        *released.entry((row.batch, row.model)).or_default() += 1;
+        *released.entry((row.batch, row.model, row.provider)).or_default() += 1;
     }
     Ok(released)
 }

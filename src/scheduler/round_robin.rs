@@ -1,64 +1,139 @@
-//! Who gets the free slots: deficit round robin over tenants, the oldest batch first within a tenant. Pure but for the
-//! turns that it takes from the limiters.
+//! Who gets the free slots: deficit round robin over tenants, the oldest batch first within a tenant; and which of the open
+//! routes each video takes. Pure but for the turns that it takes from the limiters.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::pace::Paces;
-use super::release::{OpenLane, Share};
-use super::{Route, RoutePlan};
+use super::release::{Avoiding, OpenLane, Part, Share};
+use super::routes::{OpenRoute, OpenRoutes};
 use crate::domain::TenantId;
 
 /// What may be released in a round.
 pub(super) struct Budget<'a> {
     videos: u32,
     tenants: HashMap<TenantId, i64>,
+    /// Videos that an account still takes.
     accounts: HashMap<&'a str, i64>,
-    plan: &'a RoutePlan,
+    routes: &'a OpenRoutes<'a>,
     paces: &'a mut Paces,
 }
 
+/// What an account says to one more video.
+enum Room {
+    Yes,
+    /// Not now: it is worth waiting for.
+    Full,
+    /// Its one probe of this round is taken: as if it were shut.
+    Probed,
+}
+
 impl<'a> Budget<'a> {
-    /// `videos`: free slots, bounded by the wave.
-    pub(super) fn new(videos: u32, lanes: &[OpenLane], plan: &'a RoutePlan, paces: &'a mut Paces) -> Budget<'a> {
+    /// `videos`: free slots, bounded by the wave. `in_flight`: videos under way at each account.
+    pub(super) fn new(
+        videos: u32,
+        lanes: &[OpenLane],
+        in_flight: &HashMap<String, i64>,
+        routes: &'a OpenRoutes<'a>,
+        paces: &'a mut Paces,
+    ) -> Budget<'a> {
         let mut tenants: HashMap<TenantId, i64> = HashMap::new();
-        let mut accounts: HashMap<&'a str, i64> =
-            plan.accounts.iter().map(|(name, limits)| (name.as_str(), i64::from(limits.max_in_flight))).collect();
+        let mut accounts: HashMap<&'a str, i64> = HashMap::new();
         for lane in lanes {
             *tenants.entry(lane.tenant).or_insert(i64::from(lane.max_in_flight)) -= i64::from(lane.in_flight);
-            if let Some(room) = plan.routes.get(&lane.model).and_then(|route| accounts.get_mut(route.provider.as_str()))
-            {
-                *room -= i64::from(lane.in_flight);
+            for open in routes.of(&lane.model).unwrap_or_default() {
+                let free = || {
+                    let under_way = in_flight.get(&open.route.provider).copied().unwrap_or(0).max(0);
+                    let free = i64::from(open.limits.max_in_flight) - under_way;
+                    if open.probe { free.min(1) } else { free }
+                };
+                accounts.entry(&open.route.provider).or_insert_with(free);
             }
         }
-        Budget { videos, tenants, accounts, plan, paces }
+        Budget { videos, tenants, accounts, routes, paces }
     }
 
-    fn route(&self, lane: &OpenLane) -> Option<&'a Route> {
-        self.plan.routes.get(&lane.model)
+    /// Takes one turn for a video of the lane, if every limit allows it: the place of its route among the model's open ones.
+    fn take(&mut self, lane: &OpenLane, avoided: Option<&str>) -> Option<usize> {
+        if self.videos == 0 || self.tenants.get(&lane.tenant).is_none_or(|room| *room <= 0) {
+            return None;
+        }
+        let routes = self.routes;
+        let open = routes.of(&lane.model).ok()?;
+        let avoids = |at: &usize| Some(open[*at].route.provider.as_str()) == avoided;
+        // what it avoids comes last: another account is preferred, and the same one is better than none
+        let order = (0..open.len()).filter(|at| !avoids(at)).chain((0..open.len()).filter(avoids));
+        for at in order {
+            match self.ask(lane, &open[at]) {
+                Room::Yes => {
+                    self.videos -= 1;
+                    return Some(at);
+                }
+                Room::Full if !routes.overflows(&lane.model) => return None,
+                Room::Full | Room::Probed => {}
+            }
+        }
+        None
     }
 
-    /// Takes one turn for the lane, if every limit allows it.
-    fn take(&mut self, lane: &OpenLane) -> bool {
-        let Some(route) = self.route(lane) else { return false };
-        let (Some(tenant_room), Some(account_room), Some(limits)) = (
-            self.tenants.get_mut(&lane.tenant),
-            self.accounts.get_mut(route.provider.as_str()),
-            self.plan.accounts.get(&route.provider),
-        ) else {
-            return false;
+    fn ask(&mut self, lane: &OpenLane, open: &OpenRoute<'_>) -> Room {
+        let (Some(tenant_room), Some(account_room)) =
+            (self.tenants.get_mut(&lane.tenant), self.accounts.get_mut(open.route.provider.as_str()))
+        else {
+            return Room::Full;
         };
-        if self.videos == 0 || *tenant_room <= 0 || *account_room <= 0 {
-            return false;
+        let refused = if open.probe { Room::Probed } else { Room::Full };
+        if *account_room <= 0 {
+            return refused;
         }
         let tenant = (lane.tenant, lane.videos_per_minute.unsigned_abs());
-        if !self.paces.take(tenant, (&route.provider, limits.requests_per_minute)) {
-            return false;
+        if !self.paces.take(tenant, (&open.route.provider, open.limits.requests_per_minute)) {
+            return refused;
         }
-        self.videos -= 1;
         *tenant_room -= 1;
         *account_room -= 1;
-        true
+        Room::Yes
     }
+}
+
+/// What a part of a lane wants, and what it got by route.
+struct Demand<'l> {
+    lane: &'l OpenLane,
+    part: Part,
+    videos: u32,
+    taken: BTreeMap<usize, u32>,
+}
+
+impl Demand<'_> {
+    fn wants_more(&self) -> bool {
+        self.taken.values().sum::<u32>() < self.videos
+    }
+}
+
+/// The parts of the lanes that have eligible videos, tenant by tenant; what is tried again comes first.
+fn demands<'l>(lanes: &'l [OpenLane], avoiding: &[Avoiding]) -> Vec<Vec<Demand<'l>>> {
+    let mut parts: HashMap<(crate::domain::BatchId, &str), Vec<&Avoiding>> = HashMap::new();
+    for part in avoiding {
+        parts.entry((part.batch, &part.model)).or_default().push(part);
+    }
+    let mut tenants: Vec<Vec<Demand<'l>>> = Vec::new();
+    for lane in lanes.iter().filter(|lane| lane.eligible > 0) {
+        let demand =
+            |part, videos: i32| Demand { lane, part, videos: videos.max(0).unsigned_abs(), taken: BTreeMap::new() };
+        let mut of_lane = Vec::new();
+        match parts.get(&(lane.batch, lane.model.as_str())) {
+            None => of_lane.push(demand(Part::Whole, lane.eligible)),
+            Some(parts) => {
+                let divided: i32 = parts.iter().map(|part| part.videos).sum();
+                of_lane.extend(parts.iter().map(|part| demand(Part::Avoiding(part.account.clone()), part.videos)));
+                of_lane.push(demand(Part::Rest, lane.eligible.saturating_sub(divided)));
+            }
+        }
+        match tenants.last_mut() {
+            Some(queue) if queue[0].lane.tenant == lane.tenant => queue.extend(of_lane),
+            _ => tenants.push(of_lane),
+        }
+    }
+    tenants
 }
 
 /// Where the next round begins.
@@ -75,64 +150,99 @@ const QUANTUM: u32 = 8;
 impl Rotation {
     /// Shares the budget among the lanes (ordered by tenant, then batch). Every tenant with waiting videos gets a quantum
     /// in turn; what it cannot use goes to the others.
-    pub(super) fn share(&mut self, lanes: &[OpenLane], budget: &mut Budget<'_>) -> Vec<Share> {
-        let mut tenants: Vec<Vec<(&OpenLane, u32)>> = Vec::new();
-        for lane in lanes.iter().filter(|lane| lane.eligible > 0) {
-            match tenants.last_mut() {
-                Some(queue) if queue[0].0.tenant == lane.tenant => queue.push((lane, 0)),
-                _ => tenants.push(vec![(lane, 0)]),
-            }
-        }
-        let first = tenants.iter().position(|queue| Some(queue[0].0.tenant) > self.last).unwrap_or(0);
+    pub(super) fn share(&mut self, lanes: &[OpenLane], avoiding: &[Avoiding], budget: &mut Budget<'_>) -> Vec<Share> {
+        let mut tenants = demands(lanes, avoiding);
+        let first = tenants.iter().position(|queue| Some(queue[0].lane.tenant) > self.last).unwrap_or(0);
         tenants.rotate_left(first);
         let mut hungry: Vec<usize> = (0..tenants.len()).collect();
         while budget.videos > 0 && !hungry.is_empty() {
             hungry.retain(|at| {
                 let used = serve(&mut tenants[*at], QUANTUM, budget);
                 if used > 0 {
-                    self.last = Some(tenants[*at][0].0.tenant);
+                    self.last = Some(tenants[*at][0].lane.tenant);
                 }
                 used == QUANTUM
             });
         }
-        tenants
-            .into_iter()
-            .flatten()
-            .filter(|(_, videos)| *videos > 0)
-            .filter_map(|(lane, videos)| {
-                let route = budget.route(lane)?.clone();
-                Some(Share { batch: lane.batch, model: lane.model.clone(), tenant: lane.tenant, videos, route })
-            })
-            .collect()
+        tenants.iter().flatten().flat_map(|demand| shares(demand, budget.routes)).collect()
     }
 }
 
 /// Gives one tenant up to `quantum` turns; answers how many it used.
-fn serve(queue: &mut [(&OpenLane, u32)], quantum: u32, budget: &mut Budget<'_>) -> u32 {
+fn serve(queue: &mut [Demand<'_>], quantum: u32, budget: &mut Budget<'_>) -> u32 {
     let mut used = 0;
-    for (lane, share) in queue.iter_mut() {
-        while used < quantum && i64::from(*share) < i64::from(lane.eligible) && budget.take(lane) {
-            *share += 1;
+    for demand in queue.iter_mut() {
+        while used < quantum && demand.wants_more() {
+            let Some(route) = budget.take(demand.lane, demand.part.avoided()) else { break };
+            *demand.taken.entry(route).or_default() += 1;
             used += 1;
         }
     }
     used
 }
 
+/// One share for each route that videos of a part take; the first videos of the part take the first route.
+fn shares(demand: &Demand<'_>, routes: &OpenRoutes<'_>) -> Vec<Share> {
+    let lane = demand.lane;
+    let open = routes.of(&lane.model).unwrap_or_default();
+    let mut skip = 0;
+    let mut shares = Vec::with_capacity(demand.taken.len());
+    for (at, videos) in &demand.taken {
+        let Some(open) = open.get(*at) else { continue };
+        shares.push(Share {
+            batch: lane.batch,
+            model: lane.model.clone(),
+            tenant: lane.tenant,
+            part: demand.part.clone(),
+            videos: *videos,
+            skip,
+            route: open.route.clone(),
+            probe: open.probe,
+        });
+        skip += videos;
+    }
+    shares
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Rotation};
+    use std::collections::HashMap;
+
+    use chrono::{NaiveDate, Utc};
+
+    use super::{Budget, Part, Rotation, Share};
+    use crate::accounts::Account;
     use crate::domain::{BatchId, TenantId};
     use crate::scheduler::pace::Paces;
-    use crate::scheduler::release::OpenLane;
-    use crate::scheduler::{AccountLimits, Route, RoutePlan};
+    use crate::scheduler::release::{Avoiding, OpenLane};
+    use crate::scheduler::routes::OpenRoutes;
+    use crate::scheduler::{AccountLimits, ModelRoutes, Route, RoutePlan};
+
+    const TODAY: NaiveDate = NaiveDate::MIN;
+
+    fn route(provider: &str) -> Route {
+        Route { provider: provider.to_owned(), upstream_model: "x".to_owned(), available_until: None }
+    }
+
+    fn limits(max_in_flight: u32) -> AccountLimits {
+        AccountLimits { requests_per_minute: 60_000_000, max_in_flight }
+    }
 
     fn plan(max_in_flight: u32) -> RoutePlan {
-        let route = Route { provider: "lab".to_owned(), upstream_model: "sora-2".to_owned() };
+        let model = ModelRoutes { routes: vec![route("lab")], overflow: false };
         RoutePlan {
-            routes: [("sora-2".to_owned(), route)].into(),
-            accounts: [("lab".to_owned(), AccountLimits { requests_per_minute: 60_000_000, max_in_flight })].into(),
+            models: [("sora-2".to_owned(), model)].into(),
+            accounts: [("lab".to_owned(), limits(max_in_flight))].into(),
         }
+    }
+
+    /// Two routes: `lab` with room for so many, then `spare` with plenty.
+    fn two_routes(max_in_flight: u32, overflow: bool) -> RoutePlan {
+        let mut plan = plan(max_in_flight);
+        plan.accounts.insert("spare".to_owned(), limits(1_000));
+        let model = ModelRoutes { routes: vec![route("lab"), route("spare")], overflow };
+        plan.models.insert("sora-2".to_owned(), model);
+        plan
     }
 
     fn lane(tenant: TenantId, waiting: i32, in_flight: i32) -> OpenLane {
@@ -148,10 +258,94 @@ mod tests {
         }
     }
 
+    struct Case<'a> {
+        plan: &'a RoutePlan,
+        accounts: &'a [Account],
+        in_flight: HashMap<String, i64>,
+        avoiding: Vec<Avoiding>,
+    }
+
+    impl Case<'_> {
+        fn of(plan: &RoutePlan) -> Case<'_> {
+            Case { plan, accounts: &[], in_flight: HashMap::new(), avoiding: vec![] }
+        }
+
+        fn play(&self, lanes: &[OpenLane], videos: u32) -> Vec<Share> {
+            let routes = OpenRoutes::new(self.plan, self.accounts, TODAY);
+            let mut paces = Paces::default();
+            let mut budget = Budget::new(videos, lanes, &self.in_flight, &routes, &mut paces);
+            Rotation::default().share(lanes, &self.avoiding, &mut budget)
+        }
+
+        /// (account, part that avoids, videos, skipped)
+        fn routed(&self, lane: &OpenLane, videos: u32) -> Vec<(String, Part, u32, u32)> {
+            let shares = self.play(std::slice::from_ref(lane), videos);
+            shares.into_iter().map(|share| (share.route.provider, share.part, share.videos, share.skip)).collect()
+        }
+    }
+
     fn shares(lanes: &[OpenLane], videos: u32, plan: &RoutePlan) -> Vec<(TenantId, u32)> {
-        let mut paces = Paces::default();
-        let mut budget = Budget::new(videos, lanes, plan, &mut paces);
-        Rotation::default().share(lanes, &mut budget).into_iter().map(|share| (share.tenant, share.videos)).collect()
+        Case::of(plan).play(lanes, videos).into_iter().map(|share| (share.tenant, share.videos)).collect()
+    }
+
+    fn to(provider: &str, videos: u32, skip: u32) -> (String, Part, u32, u32) {
+        (provider.to_owned(), Part::Whole, videos, skip)
+    }
+
+    #[test]
+    fn a_full_account_is_waited_for_unless_the_model_overflows() {
+        let lane = lane(TenantId::generate(), 50, 0);
+        let (waits, flows) = (two_routes(10, false), two_routes(10, true));
+        assert_eq!(Case::of(&waits).routed(&lane, 100), [to("lab", 10, 0)]);
+        assert_eq!(Case::of(&flows).routed(&lane, 100), [to("lab", 10, 0), to("spare", 40, 10)]);
+        let busy = Case { in_flight: [("lab".to_owned(), 10)].into(), ..Case::of(&flows) };
+        assert_eq!(busy.routed(&lane, 100), [to("spare", 50, 0)]);
+    }
+
+    #[test]
+    fn a_shut_account_is_passed_over_whether_the_model_overflows_or_not() {
+        let lane = lane(TenantId::generate(), 50, 0);
+        let shut = [Account { stopped_at: Some(Utc::now()), ..Account::open("lab") }];
+        for overflow in [false, true] {
+            let plan = two_routes(10, overflow);
+            assert_eq!(Case { accounts: &shut, ..Case::of(&plan) }.routed(&lane, 100), [to("spare", 50, 0)]);
+        }
+    }
+
+    #[test]
+    fn one_video_probes_a_marked_account_and_the_others_pass_it_over() {
+        let lane = lane(TenantId::generate(), 50, 0);
+        let spent = [Account { quota_exhausted_at: Some(Utc::now()), probe_due: true, ..Account::open("lab") }];
+        let plan = two_routes(10, false);
+        let case = Case { accounts: &spent, ..Case::of(&plan) };
+        assert_eq!(case.routed(&lane, 100), [to("lab", 1, 0), to("spare", 49, 1)]);
+        assert!(case.play(&[lane], 100)[0].probe);
+    }
+
+    #[test]
+    fn a_video_prefers_another_account_than_the_one_that_failed_it() {
+        let lane = lane(TenantId::generate(), 50, 0);
+        let plan = two_routes(100, false);
+        let part = |account: &str, videos| Avoiding {
+            batch: lane.batch,
+            model: lane.model.clone(),
+            account: account.to_owned(),
+            videos,
+        };
+        let case = Case { avoiding: vec![part("lab", 5), part("spare", 2)], ..Case::of(&plan) };
+        let avoiding = |account: &str| Part::Avoiding(account.to_owned());
+        assert_eq!(
+            case.routed(&lane, 100),
+            [
+                ("spare".to_owned(), avoiding("lab"), 5, 0),
+                ("lab".to_owned(), avoiding("spare"), 2, 0),
+                ("lab".to_owned(), Part::Rest, 43, 0)
+            ]
+        );
+        // with nowhere else to go it takes the same one again
+        let shut = [Account { cooling: true, ..Account::open("spare") }];
+        let case = Case { accounts: &shut, avoiding: vec![part("lab", 5)], ..Case::of(&plan) };
+        assert_eq!(case.routed(&lane, 100)[0], ("lab".to_owned(), avoiding("lab"), 5, 0));
     }
 
     #[test]
@@ -180,7 +374,9 @@ mod tests {
     #[test]
     fn an_account_takes_no_more_than_its_room_counting_what_runs() {
         let tenant = TenantId::generate();
-        assert_eq!(shares(&[lane(tenant, 50, 7)], 100, &plan(10)), vec![(tenant, 3)]);
+        let plan = plan(10);
+        let case = Case { in_flight: [("lab".to_owned(), 7)].into(), ..Case::of(&plan) };
+        assert_eq!(case.routed(&lane(tenant, 50, 7), 100), [to("lab", 3, 0)]);
     }
 
     #[test]
@@ -197,8 +393,9 @@ mod tests {
         let (plan, mut rotation, mut served) = (plan(10_000), Rotation::default(), Vec::new());
         for _ in 0..3 {
             let mut paces = Paces::default();
-            let mut budget = Budget::new(8, &lanes, &plan, &mut paces);
-            served.extend(rotation.share(&lanes, &mut budget).into_iter().map(|share| share.tenant));
+            let routes = OpenRoutes::new(&plan, &[], TODAY);
+            let mut budget = Budget::new(8, &lanes, &HashMap::new(), &routes, &mut paces);
+            served.extend(rotation.share(&lanes, &[], &mut budget).into_iter().map(|share| share.tenant));
         }
         assert_eq!(served, tenants);
     }

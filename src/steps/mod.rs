@@ -10,9 +10,9 @@ mod notify;
 pub mod record;
 mod sweep;
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Live;
 use crate::db::Database;
 use crate::engine::recorder::Recorder;
 use crate::providers::Registry;
@@ -38,6 +38,17 @@ pub struct AttemptTiming {
     pub store_pause: Duration,
 }
 
+/// How long accounts are left alone.
+#[derive(Clone, Copy, Debug)]
+pub struct AccountTiming {
+    /// After a request to slow down that does not say for how long.
+    pub cool_down: Duration,
+    /// The longest pause that a provider may ask for.
+    pub max_cool_down: Duration,
+    /// After it said that money ran out or that it does not know us, until one video may try it.
+    pub probe: Duration,
+}
+
 /// Everything that steps need.
 pub struct Studio {
     /// With the engine's planner settings.
@@ -47,9 +58,10 @@ pub struct Studio {
     pub claims: Recorder<VideoJournal>,
     /// Writes everything after the claim.
     pub recorder: Recorder<VideoJournal>,
-    pub catalogue: Arc<Catalogue>,
-    pub providers: Arc<Registry>,
+    pub catalogue: Live<Catalogue>,
+    pub providers: Live<Registry>,
     pub storage: Storage,
     pub courier: Courier,
     pub timing: AttemptTiming,
+    pub accounts: AccountTiming,
 }

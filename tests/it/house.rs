@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Room and floor. A room imports only from lower floors; what drives the service stands above it.
-const FLOORS: [(&str, u32); 20] = [
+const FLOORS: [(&str, u32); 21] = [
     ("main", 11),
     ("cli", 10),
     ("bench", 9),
@@ -21,6 +21,7 @@ const FLOORS: [(&str, u32); 20] = [
     ("storage", 4),
     ("scheduler", 4),
     ("ledger", 3),
+    ("accounts", 3),
     ("engine", 3),
     ("tenants", 3),
     ("idempotency", 3),

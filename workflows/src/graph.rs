@@ -235,7 +235,10 @@ fn bound_is_reached(order: &OrderWalk) -> bool {
 
 fn class_of(end: VideoEnd) -> Option<FailureClass> {
     match end {
-        VideoEnd::Rejected(class) | VideoEnd::ProviderFailed(class) | VideoEnd::StoreFailed(class) => Some(class),
+        VideoEnd::Rejected(class)
+        | VideoEnd::RouteRefused(class)
+        | VideoEnd::ProviderFailed(class)
+        | VideoEnd::StoreFailed(class) => Some(class),
         VideoEnd::Accepted
         | VideoEnd::AnswerLost
         | VideoEnd::Found

@@ -3,8 +3,8 @@
 //! Always holds: a class that says "try again" is bounded; a class whose retry spends no attempt is one where provably
 //! nothing was bought; a delay lies between half of its nominal value and the policy's maximum, for every input.
 //!
-//! The numbers are house decisions, not a provider's. A provider's own `Retry-After` is not seen here: whoever asks for the
-//! delay takes the longer of the two.
+//! The numbers are house decisions, not a provider's. A provider's own `Retry-After` is not seen here: it cools the
+//! account, and the video need not wait for it where its model has another route.
 
 use crate::FailureClass;
 
@@ -57,6 +57,31 @@ pub const fn policy(class: FailureClass) -> RetryPolicy {
         FailureClass::Expired => spending(2, 5_000, 60_000),
         // Reached only after storing was repeated until the attempt's deadline: the store needs a long pause by then.
         FailureClass::StorageFault => spending(2, 300_000, 900_000),
+    }
+}
+
+/// How often in a row, and how soon, a video goes to another route of its model after an account has refused it for a
+/// reason of the account's own. Nothing was bought, and the refused account is passed over by then.
+pub const ELSEWHERE: RetryPolicy = waiting(200, 500, 120_000);
+
+/// Whether the account that the attempt was sent to is to blame rather than the order: then the next attempt goes to
+/// another route of the model, where there is one.
+pub const fn accounts_fault(class: FailureClass) -> bool {
+    match class {
+        FailureClass::Auth
+        | FailureClass::NoCredit
+        | FailureClass::RateLimited
+        | FailureClass::Capacity
+        | FailureClass::ProviderFault
+        | FailureClass::Network
+        | FailureClass::Timeout
+        | FailureClass::Expired
+        | FailureClass::ModelRetired => true,
+        FailureClass::InvalidInput
+        | FailureClass::Moderation
+        | FailureClass::StorageFault
+        | FailureClass::OutcomeUnknown
+        | FailureClass::Poison => false,
     }
 }
 

@@ -33,6 +33,8 @@ closed_list! {
         Accepted = "accepted",
         /// Submit: refused, or never sent. Provably nothing was bought.
         Rejected(FailureClass) = "rejected",
+        /// Submit: refused for a reason that is the account's own, and the model has another route.
+        RouteRefused(FailureClass) = "route_refused",
         /// Submit: something was sent and no answer that can be trusted came back.
         AnswerLost = "answer_lost",
         /// Look-up: the provider has our job; its handle is known now.
@@ -131,6 +133,7 @@ fn after_submit(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
     match end {
         VideoEnd::Accepted => Some(VideoNext::Step(VideoStep::Poll)),
         VideoEnd::Rejected(class) => Some(retry_or_fail(class, spent)),
+        VideoEnd::RouteRefused(class) => Some(elsewhere_or_fail(class, spent)),
         // A submission that its deadline overtook may have arrived: it is looked for at least once.
         VideoEnd::AnswerLost | VideoEnd::DeadlinePassed => Some(VideoNext::Step(VideoStep::LookUp)),
         VideoEnd::Found
@@ -154,6 +157,7 @@ fn after_look_up(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         VideoEnd::DeadlinePassed => Some(retry_or_fail(FailureClass::OutcomeUnknown, spent)),
         VideoEnd::Accepted
         | VideoEnd::Rejected(_)
+        | VideoEnd::RouteRefused(_)
         | VideoEnd::AnswerLost
         | VideoEnd::StillRunning
         | VideoEnd::OutputReady
@@ -175,6 +179,7 @@ fn after_poll(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         VideoEnd::DeadlinePassed => Some(retry_or_fail(FailureClass::Timeout, spent)),
         VideoEnd::Accepted
         | VideoEnd::Rejected(_)
+        | VideoEnd::RouteRefused(_)
         | VideoEnd::AnswerLost
         | VideoEnd::Found
         | VideoEnd::NotFoundYet
@@ -193,6 +198,7 @@ fn after_store(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         VideoEnd::DeadlinePassed => Some(retry_or_fail(FailureClass::StorageFault, spent)),
         VideoEnd::Accepted
         | VideoEnd::Rejected(_)
+        | VideoEnd::RouteRefused(_)
         | VideoEnd::AnswerLost
         | VideoEnd::Found
         | VideoEnd::NotFoundYet
@@ -242,6 +248,31 @@ const fn after_acceptance(class: FailureClass) -> FailureClass {
         | FailureClass::StorageFault
         | FailureClass::OutcomeUnknown
         | FailureClass::Poison => class,
+    }
+}
+
+/// What is final at one account need not be at the next: an account without credit, without access or without the model.
+/// Whatever else an account refuses is treated as if there were no other route; the next attempt prefers one all the same.
+fn elsewhere_or_fail(class: FailureClass, spent: Spent) -> VideoNext {
+    match class {
+        FailureClass::Auth | FailureClass::NoCredit | FailureClass::ModelRetired => {
+            if spent.waits >= retry::ELSEWHERE.max_attempts {
+                return VideoNext::Fail(class);
+            }
+            let delay_ms = retry::delay_ms(retry::ELSEWHERE, spent.waits, spent.jitter_permille);
+            VideoNext::RetryLater { class, delay_ms, spends_attempt: false }
+        }
+        FailureClass::InvalidInput
+        | FailureClass::Moderation
+        | FailureClass::RateLimited
+        | FailureClass::Capacity
+        | FailureClass::ProviderFault
+        | FailureClass::Network
+        | FailureClass::Timeout
+        | FailureClass::Expired
+        | FailureClass::StorageFault
+        | FailureClass::OutcomeUnknown
+        | FailureClass::Poison => retry_or_fail(class, spent),
     }
 }
 
@@ -340,6 +371,21 @@ mod tests {
     }
 
     #[test]
+    fn what_an_account_refuses_for_its_own_reasons_goes_to_another_route_a_bounded_number_of_times() {
+        for class in [FailureClass::NoCredit, FailureClass::Auth, FailureClass::ModelRetired] {
+            assert_eq!(at(Submit, Rejected(class), FRESH), VideoNext::Fail(class));
+            let elsewhere = at(Submit, RouteRefused(class), Spent { attempts: 7, ..FRESH });
+            assert_eq!(elsewhere, VideoNext::RetryLater { class, delay_ms: 500, spends_attempt: false });
+            assert_eq!(at(Submit, RouteRefused(class), Spent { waits: 200, ..FRESH }), VideoNext::Fail(class));
+            assert!(retry::accounts_fault(class));
+        }
+        for class in [FailureClass::Moderation, FailureClass::InvalidInput] {
+            assert_eq!(at(Submit, RouteRefused(class), FRESH), VideoNext::Fail(class), "no account takes it");
+            assert!(!retry::accounts_fault(class));
+        }
+    }
+
+    #[test]
     fn a_job_that_failed_after_it_was_accepted_is_never_retried_for_free() {
         for class in [FailureClass::RateLimited, FailureClass::Capacity, FailureClass::Network] {
             let next = at(Poll, ProviderFailed(class), FRESH);
@@ -383,7 +429,8 @@ mod tests {
                 .flat_map(|step| VideoEnd::all().into_iter().filter_map(move |end| next(step, end, spent).ok()));
             for answer in answers {
                 let VideoNext::RetryLater { class, delay_ms, spends_attempt } = answer else { continue };
-                let policy = retry::policy(class);
+                // a class that is never retried at the same account may be taken to another one
+                let policy = Some(retry::policy(class)).filter(|policy| policy.retry).unwrap_or(retry::ELSEWHERE);
                 let used = if spends_attempt { attempts } else { waits };
                 assert_eq!(spends_attempt, policy.spends_attempt, "{class:?}");
                 assert_eq!(delay_ms, retry::delay_ms(policy, used, 500), "{class:?} after {used}");

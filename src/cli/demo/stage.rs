@@ -127,8 +127,8 @@ fn make_safe(config: &mut Config, directory: &Path, provider: &str) -> Result<()
     config.listen.set_ip(Ipv4Addr::LOCALHOST.into());
     config.models = built_in_models();
     config.providers.clear();
-    let accounts: std::collections::BTreeSet<String> = config.models.iter().map(|m| m.provider.clone()).collect();
-    for account in accounts {
+    let accounts = config.models.iter().flat_map(|model| model.accounts().map(str::to_owned));
+    for account in accounts.collect::<std::collections::BTreeSet<String>>() {
         let base_url = Url::parse(provider)?;
         config.set_provider(ProviderConfig::embedded(&account, base_url, Secret::new(EMULATOR_KEY)));
     }
@@ -209,7 +209,7 @@ mod tests {
         assert!(config.listen.ip().is_loopback());
         assert_eq!(config.storage.url.scheme(), "file");
         assert!(config.providers.iter().all(|account| account.base_url.host_str() == Some("127.0.0.1")));
-        let led = |model: &crate::config::ModelConfig| config.providers.iter().any(|p| p.name == model.provider);
-        assert!(config.models.iter().all(led));
+        let led = |account: &str| config.providers.iter().any(|provider| provider.name == account);
+        assert!(config.models.iter().all(|model| model.accounts().all(led)));
     }
 }

@@ -3,7 +3,7 @@
 use freezeframe_workflows::video::{VideoEnd, VideoStep};
 use tokio::time::Instant;
 
-use super::{Attempt, LeaseLost};
+use super::{Attempt, LeaseLost, account};
 use crate::domain::{FailureClass, Size};
 use crate::providers::{GenerationRequest, Handle, PollOutcome, SubmitOutcome};
 use crate::steps::record::{Reply, Transition};
@@ -26,18 +26,23 @@ impl Attempt<'_> {
             self.message = Some("The provider that served this model is no longer configured.".to_owned());
             return Ok(VideoEnd::Rejected(FailureClass::ModelRetired));
         };
+        if self.route_is_over() {
+            self.message = Some("The provider that served this model no longer offers it.".to_owned());
+            return Ok(VideoEnd::Rejected(FailureClass::ModelRetired));
+        }
         let Some(request) = self.request() else {
             return Ok(VideoEnd::Rejected(FailureClass::InvalidInput));
         };
         match provider.submit(&request, self.video.attempt.id).await {
             SubmitOutcome::Accepted { handle } => {
                 self.remember_handle(handle).await?;
+                self.accepted().await?;
                 Ok(VideoEnd::Accepted)
             }
             SubmitOutcome::Rejected { class, message, retry_after } => {
                 self.message = Some(message);
-                self.retry_after = retry_after;
-                Ok(VideoEnd::Rejected(class))
+                self.retry_after = retry_after.filter(|_| !account::cools(class));
+                self.refused(class, retry_after).await
             }
             SubmitOutcome::Unknown { cause } => {
                 tracing::warn!(video = %self.video.lease.video, attempt = %self.video.attempt.id, %cause,
@@ -47,6 +52,14 @@ impl Attempt<'_> {
                 Ok(VideoEnd::AnswerLost)
             }
         }
+    }
+
+    /// Every route of the model has had its last day: the scheduler sends such a video here only to be ended.
+    fn route_is_over(&self) -> bool {
+        let attempt = &self.video.attempt;
+        self.studio.catalogue.get().model(&self.video.model).is_some_and(|model| {
+            model.route_over((&attempt.provider, &attempt.upstream_model), attempt.sent_at.date_naive())
+        })
     }
 
     /// Has the handle written without waiting for it: polling may begin, and until the write is committed a crash leaves
@@ -101,6 +114,7 @@ impl Attempt<'_> {
             // not being able to ask says nothing about the job
             Err(error) => {
                 tracing::warn!(video = %self.video.lease.video, provider = %self.video.attempt.provider, %error, "polling failed; asking again");
+                self.rest = self.could_not_ask(&error).await?;
                 Ok(VideoEnd::StillRunning)
             }
         }

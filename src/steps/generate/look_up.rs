@@ -27,6 +27,7 @@ impl Attempt<'_> {
             Ok(FindOutcome::Unsupported) => return Ok(VideoEnd::CannotLookUp),
             Err(error) => {
                 tracing::warn!(video = %self.video.lease.video, provider = %self.video.attempt.provider, %error, "looking a submission up failed; asking again");
+                self.rest = self.could_not_ask(&error).await?;
                 return Ok(VideoEnd::NotFoundYet);
             }
         };

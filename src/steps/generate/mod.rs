@@ -4,6 +4,7 @@
 //! The slot lives through all of it; the row says how far it is, so that another process can go on from there: an attempt
 //! with a handle is polled on, one that was sent and never answered is looked up, never submitted again blindly.
 
+mod account;
 mod act;
 mod look_up;
 mod store;
@@ -55,8 +56,10 @@ struct Attempt<'a> {
     stored: Option<Output>,
     /// What went wrong last, in words for the customer.
     message: Option<String>,
-    /// The provider's wish for a pause.
+    /// The provider's wish for a pause, where it is this video's to wait for.
     retry_after: Option<Duration>,
+    /// The provider's wish for a pause before the next question about the job.
+    rest: Duration,
     /// Whether the step that is waited for past the deadline has had an answer.
     asked: Option<VideoStep>,
     /// Since when the provider says that it does not know the job.
@@ -72,7 +75,7 @@ pub async fn generate(studio: Arc<Studio>, job: Job) {
     let claimed_at = Instant::now();
     match studio.claims.record(Transition::Claim(claim)).await {
         Ok(Reply::Claimed(video)) => Attempt::new(&studio, *video, claimed_at).run(job).await,
-        Ok(Reply::NothingToClaim) => job.settled(),
+        Ok(Reply::NothingToClaim | Reply::GivenBack) => job.settled(),
         // somebody else holds the job: it is not ours to give back, and giving it back is fenced anyway
         Ok(Reply::Written | Reply::HandleTaken | Reply::LeaseLost) => metrics::lease_lost(),
         Err(error) => {
@@ -84,10 +87,11 @@ pub async fn generate(studio: Arc<Studio>, job: Job) {
 
 impl<'a> Attempt<'a> {
     fn new(studio: &'a Studio, video: ClaimedVideo, claimed_at: Instant) -> Attempt<'a> {
-        let deadline = studio.catalogue.model(&video.model).map_or(DEFAULT_DEADLINE, |model| model.deadline);
+        let deadline = studio.catalogue.get().model(&video.model).map_or(DEFAULT_DEADLINE, |model| model.deadline);
         Attempt {
             studio,
-            provider: studio.providers.get(&video.attempt.provider).cloned(),
+            // taken once: the account that gave a handle is asked about it, whatever the settings say by then
+            provider: studio.providers.get().get(&video.attempt.provider).cloned(),
             deadline: claimed_at + deadline.saturating_sub(video.attempt.age),
             claimed_at,
             // another worker's request may be accepted for as long as it may stay open
@@ -98,6 +102,7 @@ impl<'a> Attempt<'a> {
             stored: None,
             message: None,
             retry_after: None,
+            rest: Duration::ZERO,
             asked: None,
             gone_since: None,
             handle_written: None,
@@ -187,13 +192,13 @@ impl<'a> Attempt<'a> {
     }
 
     /// Some variation keeps thousands of videos of one batch from asking at the same moment.
-    fn pause(&self, step: VideoStep) -> Duration {
+    fn pause(&mut self, step: VideoStep) -> Duration {
         let base = match step {
             VideoStep::Poll => self.provider.as_ref().map_or(Duration::from_secs(10), |p| p.poll_interval()),
             VideoStep::LookUp => self.studio.timing.lookup_pause,
             VideoStep::Submit | VideoStep::Store => self.studio.timing.store_pause,
         };
-        base.mul_f64(rand::rng().random_range(0.9..=1.1))
+        base.mul_f64(rand::rng().random_range(0.9..=1.1)).max(std::mem::take(&mut self.rest))
     }
 
     /// This process stops: another one goes on, and no death is counted.
@@ -266,7 +271,7 @@ impl<'a> Attempt<'a> {
 fn attempt_state(end: VideoEnd, failure: Option<FailureClass>) -> AttemptState {
     match end {
         VideoEnd::Stored => AttemptState::Succeeded,
-        VideoEnd::Rejected(_) | VideoEnd::NotBought => AttemptState::Rejected,
+        VideoEnd::Rejected(_) | VideoEnd::RouteRefused(_) | VideoEnd::NotBought => AttemptState::Rejected,
         _ if failure == Some(FailureClass::OutcomeUnknown) => AttemptState::Unresolved,
         _ => AttemptState::Failed,
     }

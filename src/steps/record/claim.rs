@@ -7,9 +7,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{Lease, Reply};
+use super::{Lease, Reply, give_back};
+use crate::accounts;
 use crate::domain::{AttemptId, AttemptState, BatchId, Credits, TenantId, VideoId};
 use crate::engine::queue::{self, Ticket};
+use crate::metrics;
 
 /// A wish to work on the video that a job names.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub struct ClaimedVideo {
     pub waits: u32,
     /// Workers that died with it.
     pub deaths: u32,
+    /// Whether its account was marked as out of quota or refusing us when it was claimed: then this video is to find out.
+    pub probe: bool,
     pub attempt: LiveAttempt,
 }
 
@@ -54,7 +58,8 @@ pub struct LiveAttempt {
     pub age: Duration,
 }
 
-/// Writes claims. A job whose video is not to be had (finished, waiting, unknown) is deleted.
+/// Writes claims. A job whose video is not to be had (finished, waiting, unknown) is deleted; so is one whose video goes
+/// back to wait because its account is shut.
 pub(super) async fn write(
     conn: &mut PgConnection,
     claims: &[(usize, &Claim)],
@@ -67,6 +72,10 @@ pub(super) async fn write(
     let mine: Vec<(usize, &Claim)> = claims.iter().filter(|(_, claim)| held.contains(&claim.ticket)).copied().collect();
     let videos: Vec<String> = mine.iter().map(|(_, claim)| claim.ticket.id.to_string()).collect();
     let claim_ids: Vec<String> = mine.iter().map(|(_, claim)| claim.claim_id.bare()).collect();
+    // what stands against accounts: a handful of rows, read once for all claims of this transaction
+    let accounts = accounts::all(conn).await?;
+    let given_back = give_back::write(conn, &videos, &accounts).await?;
+    metrics::videos_given_back(given_back.len() as u64);
     let rows =
         sqlx::query_file!("src/steps/record/claim.sql", &videos, &claim_ids, &*worker).fetch_all(&mut *conn).await?;
     let mut rows: HashMap<VideoId, _> = rows.into_iter().map(|row| (row.id, row)).collect();
@@ -75,7 +84,8 @@ pub(super) async fn write(
         let video = VideoId::from_bare(&claim.ticket.id.to_string()).ok();
         let Some(row) = video.and_then(|video| rows.remove(&video)) else {
             stale.push(claim.ticket);
-            replies[at] = Reply::NothingToClaim;
+            let gave_back = given_back.contains(&claim.ticket.id);
+            replies[at] = if gave_back { Reply::GivenBack } else { Reply::NothingToClaim };
             continue;
         };
         // an attempt that bears the claim's own id was started by it
@@ -108,6 +118,7 @@ pub(super) async fn write(
             attempts_spent: row.attempts_spent.unsigned_abs(),
             waits: row.waits.unsigned_abs(),
             deaths: row.deaths.unsigned_abs(),
+            probe: attempt.fresh && accounts.iter().any(|account| account.name == attempt.provider && account.marked()),
             attempt,
         }));
     }

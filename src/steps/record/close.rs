@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use freezeframe_workflows::money::CreditMove;
+use freezeframe_workflows::retry;
 use sqlx::PgConnection;
 
 use super::{Lease, Reply};
@@ -68,6 +69,7 @@ struct Closed {
     video: VideoId,
     batch: BatchId,
     model: String,
+    provider: Option<String>,
     price: Credits,
     price_offset: Credits,
     state: VideoState,
@@ -127,7 +129,7 @@ async fn end_attempts(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Re
         _ => None,
     };
     let outputs: Vec<Option<Output>> = each().map(output).collect();
-    let retry = |close: &Close| match close.verdict {
+    let later = |close: &Close| match close.verdict {
         Verdict::RetryLater { delay_ms, spends_attempt } => {
             (i64::try_from(delay_ms).unwrap_or(i64::MAX), spends_attempt)
         }
@@ -147,8 +149,9 @@ async fn end_attempts(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Re
         &outputs.iter().map(|o| o.as_ref().map(|o| o.key.clone())).collect::<Vec<_>>() as &[Option<String>],
         &outputs.iter().map(|o| o.as_ref().map(|o| o.bytes as i64)).collect::<Vec<_>>() as &[Option<i64>],
         &outputs.iter().map(|o| o.as_ref().map(|o| o.sha256.to_vec())).collect::<Vec<_>>() as &[Option<Vec<u8>>],
-        &each().map(|c| retry(c).0).collect::<Vec<_>>(),
-        &each().map(|c| retry(c).1).collect::<Vec<_>>(),
+        &each().map(|c| later(c).0).collect::<Vec<_>>(),
+        &each().map(|c| later(c).1).collect::<Vec<_>>(),
+        &each().map(|c| c.attempt.failure.is_some_and(retry::accounts_fault)).collect::<Vec<_>>(),
     )
     .fetch_all(conn)
     .await
@@ -196,7 +199,11 @@ impl Tally {
 }
 
 /// Locks lanes in the order that the scheduler's release keeps as well.
-async fn lock_lanes(conn: &mut PgConnection, batches: &[String], models: &[String]) -> Result<(), sqlx::Error> {
+pub(super) async fn lock_lanes(
+    conn: &mut PgConnection,
+    batches: &[String],
+    models: &[String],
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "select l.batch_id from batch_lanes l join unnest($1::text[], $2::text[]) as i (batch_id, model)
              on l.batch_id = i.batch_id and l.model = i.model
@@ -209,6 +216,29 @@ async fn lock_lanes(conn: &mut PgConnection, batches: &[String], models: &[Strin
     Ok(())
 }
 
+/// Counts videos out that are no longer under way at an account, by batch, model and account. The lanes are locked by the
+/// caller.
+pub(super) async fn land(
+    conn: &mut PgConnection,
+    landed: &BTreeMap<(BatchId, &str, &str), i32>,
+) -> Result<(), sqlx::Error> {
+    if landed.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "update lane_routes r set in_flight = greatest(r.in_flight - i.videos, 0)
+         from unnest($1::text[], $2::text[], $3::text[], $4::int[]) as i (batch_id, model, provider, videos)
+         where r.batch_id = i.batch_id and r.model = i.model and r.provider = i.provider",
+        &landed.keys().map(|(batch, ..)| batch.bare()).collect::<Vec<_>>(),
+        &landed.keys().map(|(_, model, _)| (*model).to_owned()).collect::<Vec<_>>(),
+        &landed.keys().map(|(.., provider)| (*provider).to_owned()).collect::<Vec<_>>(),
+        &landed.values().copied().collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Counts in bulk; answers the batches of which every video is settled now.
 async fn move_counters(conn: &mut PgConnection, closed: &[&Closed]) -> Result<Vec<ulid::Ulid>, sqlx::Error> {
     if closed.is_empty() {
@@ -216,7 +246,11 @@ async fn move_counters(conn: &mut PgConnection, closed: &[&Closed]) -> Result<Ve
     }
     let mut lanes: BTreeMap<(BatchId, &str), Tally> = BTreeMap::new();
     let mut batches: BTreeMap<BatchId, Tally> = BTreeMap::new();
+    let mut landed: BTreeMap<(BatchId, &str, &str), i32> = BTreeMap::new();
     for row in closed {
+        if let Some(provider) = &row.provider {
+            *landed.entry((row.batch, &row.model, provider)).or_default() += 1;
+        }
         lanes.entry((row.batch, &row.model)).or_default().count(row.state);
         batches.entry(row.batch).or_default().count(row.state);
     }
@@ -235,6 +269,7 @@ async fn move_counters(conn: &mut PgConnection, closed: &[&Closed]) -> Result<Ve
     )
     .execute(&mut *conn)
     .await?;
+    land(conn, &landed).await?;
     let complete = sqlx::query_scalar!(
         r#"with counted as (
                update batches b set succeeded = b.succeeded + i.succeeded, failed = b.failed + i.failed

@@ -1,12 +1,13 @@
 -- Ends attempts, and videos where that is the verdict. Arrays of one length:
 -- $1 video, $2 epoch, $3 attempt, $4 attempt state, $5 handle, $6 attempt's failure class, $7 its message,
--- $8 video state, $9 output key, $10 output bytes, $11 output SHA-256, $12 delay in ms, $13 whether an attempt is spent.
+-- $8 video state, $9 output key, $10 output bytes, $11 output SHA-256, $12 delay in ms, $13 whether an attempt is spent,
+-- $14 whether the account is to blame, so that the next attempt prefers another one.
 -- Answers a row for each that took effect; `again` marks those that had taken effect before.
 with input as (
     select * from unnest($1::text[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::text[], $9::text[], $10::bigint[], $11::bytea[], $12::bigint[], $13::bool[])
+        $8::text[], $9::text[], $10::bigint[], $11::bytea[], $12::bigint[], $13::bool[], $14::bool[])
         as i (video_id, epoch, n, attempt_state, handle, class, message,
-            video_state, output_key, output_bytes, output_sha256, delay_ms, spends)
+            video_state, output_key, output_bytes, output_sha256, delay_ms, spends, accounts_fault)
 ), closed as (
     update videos v set
         state = i.video_state::video_state,
@@ -14,12 +15,13 @@ with input as (
         finished_at = case when i.video_state <> 'waiting' then now() end,
         failure_class = case when i.video_state = 'failed' then i.class::failure_class end,
         failure_message = case when i.video_state = 'failed' then i.message end,
+        avoid = case when i.video_state = 'waiting' and i.accounts_fault then v.provider end,
         output_key = i.output_key, output_bytes = i.output_bytes, output_sha256 = i.output_sha256,
         attempts_spent = v.attempts_spent + i.spends::integer,
         waits = case when i.video_state = 'waiting' and not i.spends then v.waits + 1 else 0 end
     from input i
     where v.id = i.video_id and v.lease_epoch = i.epoch and v.state = 'running'
-    returning v.id, v.batch_id, v.model, v.price_credits, v.price_offset, v.state,
+    returning v.id, v.batch_id, v.model, v.provider, v.price_credits, v.price_offset, v.state,
         i.n, i.attempt_state, i.handle, i.class, i.message
 ), ended as (
     update attempts a set
@@ -30,10 +32,10 @@ with input as (
     from closed c
     where a.video_id = c.id and a.n = c.n and a.finished_at is null
 )
-select id as "video!: VideoId", batch_id as "batch!: BatchId", model as "model!", price_credits as "price!: Credits",
+select id as "video!: VideoId", batch_id as "batch!: BatchId", model as "model!", provider, price_credits as "price!: Credits",
     price_offset as "price_offset!: Credits", state as "state!: VideoState", false as "again!"
 from closed
 union all
-select v.id, v.batch_id, v.model, v.price_credits, v.price_offset, v.state, true
+select v.id, v.batch_id, v.model, v.provider, v.price_credits, v.price_offset, v.state, true
 from input i join videos v on v.id = i.video_id
 where v.lease_epoch = i.epoch and v.state = i.video_state::video_state

@@ -7,10 +7,12 @@
 
 mod claim;
 mod close;
+mod give_back;
 mod progress;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::PgConnection;
@@ -18,6 +20,7 @@ use sqlx::PgConnection;
 pub use claim::{Claim, ClaimedVideo, LiveAttempt};
 pub use close::{AttemptEnd, Close, Output, Verdict};
 
+use crate::accounts::{self, News};
 use crate::db::Database;
 use crate::domain::VideoId;
 use crate::engine::queue::Ticket;
@@ -47,6 +50,13 @@ pub enum Transition {
     HandOver { lease: Lease },
     /// The attempt is over, and perhaps the video.
     Close(Box<Close>),
+    /// What a provider told us of an account: true whoever holds the video that it was told about.
+    Account {
+        account: Arc<str>,
+        news: News,
+        /// How long an account that takes nothing more is left alone before one video may try it.
+        probe: Duration,
+    },
 }
 
 /// The answer to a transition.
@@ -55,6 +65,8 @@ pub enum Reply {
     Claimed(Box<ClaimedVideo>),
     /// There was nothing to claim; the job is deleted.
     NothingToClaim,
+    /// The video's account was shut after its release: it waits again, and the job is deleted.
+    GivenBack,
     Written,
     /// The provider's job belongs to another attempt; nothing was written.
     HandleTaken,
@@ -79,8 +91,9 @@ impl Journal for VideoJournal {
                 _ => None,
             })
             .collect();
-        let (mut claims, mut accepted, mut lost, mut handed_over, mut closes) =
-            (vec![], vec![], vec![], vec![], vec![]);
+        let (mut claims, mut accepted, mut lost, mut handed_over, mut closes, mut news) =
+            (vec![], vec![], vec![], vec![], vec![], vec![]);
+        let mut leave_alone = Duration::ZERO;
         for (at, op) in ops.iter().enumerate() {
             match op {
                 Transition::Claim(claim) => claims.push((at, claim)),
@@ -92,6 +105,11 @@ impl Journal for VideoJournal {
                 Transition::AnswerLost { lease, cause } => lost.push((at, lease, cause.as_str())),
                 Transition::HandOver { lease } => handed_over.push((at, lease)),
                 Transition::Close(close) => closes.push((at, close.as_ref())),
+                Transition::Account { account, news: told, probe } => {
+                    news.push((&**account, told));
+                    leave_alone = leave_alone.max(*probe);
+                    replies[at] = Reply::Written;
+                }
             }
         }
         // batches first, as everywhere, whatever a group mixes: claims lock videos that a stale close may want as well
@@ -101,6 +119,8 @@ impl Journal for VideoJournal {
         progress::answer_lost(conn, &lost, &mut replies).await?;
         progress::handed_over(conn, &handed_over, &mut replies).await?;
         close::write(conn, &closes, &mut replies).await?;
+        // last, because everybody's news of an account meets at its row
+        accounts::note(conn, &news, leave_alone).await?;
         Ok(replies)
     }
 }

@@ -1,0 +1,84 @@
+//! Giving back: a released video whose account was shut after its release waits again, before anything was sent.
+//!
+//! It spends no attempt and no wait, and takes its old place in the queue. A video with a live attempt is never given back:
+//! its account is asked about it, whatever stands against new videos.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sqlx::PgConnection;
+use ulid::Ulid;
+
+use crate::accounts::Account;
+use crate::domain::{BatchId, VideoId};
+
+/// What is given back of a lane.
+#[derive(Default)]
+struct Tally {
+    videos: i32,
+    /// The first place of those that were never tried.
+    first_position: Option<i32>,
+}
+
+/// Gives back those of `videos` that `accounts` turn away; answers which.
+pub(super) async fn write(
+    conn: &mut PgConnection,
+    videos: &[String],
+    accounts: &[Account],
+) -> Result<HashSet<Ulid>, sqlx::Error> {
+    let shut: Vec<&Account> = accounts.iter().filter(|account| account.shut().is_some()).collect();
+    if shut.is_empty() || videos.is_empty() {
+        return Ok(HashSet::new());
+    }
+    // the video that each lets through all the same
+    let spared = |account: &&Account| account.probe_video.clone().filter(|video| !account.turns_away(video));
+    let rows = sqlx::query!(
+        r#"update videos v set state = 'waiting', eligible_at = case when v.attempts_made > 0 then now() end
+           from unnest($1::text[]) as i (video_id)
+           where v.id = i.video_id and v.state = 'released'
+               and exists (select from unnest($2::text[], $3::text[]) as s (name, spared)
+                   where s.name = v.provider and s.spared is distinct from v.id)
+               and not exists (select from attempts a where a.video_id = v.id and a.finished_at is null)
+           returning v.id as "id: VideoId", v.batch_id as "batch: BatchId", v.model, v.provider as "provider!", v.position,
+               v.attempts_made"#,
+        videos,
+        &shut.iter().map(|account| account.name.clone()).collect::<Vec<_>>(),
+        &shut.iter().map(spared).collect::<Vec<_>>() as &[Option<String>],
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut lanes: BTreeMap<(BatchId, &str), Tally> = BTreeMap::new();
+    let mut landed: BTreeMap<(BatchId, &str, &str), i32> = BTreeMap::new();
+    for row in &rows {
+        let lane = lanes.entry((row.batch, &row.model)).or_default();
+        lane.videos += 1;
+        if row.attempts_made == 0 {
+            lane.first_position = Some(lane.first_position.map_or(row.position, |first| first.min(row.position)));
+        }
+        *landed.entry((row.batch, &row.model, &row.provider)).or_default() += 1;
+    }
+    move_lanes(conn, &lanes).await?;
+    super::close::land(conn, &landed).await?;
+    Ok(rows.iter().map(|row| row.id.ulid()).collect())
+}
+
+async fn move_lanes(conn: &mut PgConnection, lanes: &BTreeMap<(BatchId, &str), Tally>) -> Result<(), sqlx::Error> {
+    if lanes.is_empty() {
+        return Ok(());
+    }
+    let batches: Vec<String> = lanes.keys().map(|(batch, _)| batch.bare()).collect();
+    let models: Vec<String> = lanes.keys().map(|(_, model)| (*model).to_owned()).collect();
+    super::close::lock_lanes(conn, &batches, &models).await?;
+    sqlx::query!(
+        "update batch_lanes l set waiting = l.waiting + i.videos, next_position = least(l.next_position, i.first_position)
+         from unnest($1::text[], $2::text[], $3::int[], $4::int[]) as i (batch_id, model, videos, first_position)
+         where l.batch_id = i.batch_id and l.model = i.model",
+        &batches,
+        &models,
+        &lanes.values().map(|lane| lane.videos).collect::<Vec<_>>(),
+        // `least` leaves a null out
+        &lanes.values().map(|lane| lane.first_position).collect::<Vec<_>>() as &[Option<i32>],
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
