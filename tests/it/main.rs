@@ -14,5 +14,6 @@ mod generated;
 mod grafana;
 mod house;
 mod ledger;
+mod routes;
 mod store;
 mod webhooks;

@@ -11,7 +11,7 @@ use ring::digest;
 use sqlx::{PgPool, Row};
 
 /// Each answers one row per finding, as text.
-const MUST_BE_EMPTY: [(&str, &str); 12] = [
+const MUST_BE_EMPTY: [(&str, &str); 13] = [
     ("jobs left in the queue", "select job_type || ' ' || id || ' ' || status from apalis.jobs"),
     (
         "videos that never ended",
@@ -55,6 +55,15 @@ const MUST_BE_EMPTY: [(&str, &str); 12] = [
                  count(*) filter (where state in ('succeeded', 'failed')) as settled from videos group by 1, 2) v
              on v.batch_id = l.batch_id and v.model = l.model
          where (l.total, l.waiting, l.settled) is distinct from (v.total::int, v.waiting::int, v.settled::int)",
+    ),
+    (
+        "videos counted at an account that are not under way there",
+        "select coalesce(r.batch_id, v.batch_id) || ' ' || coalesce(r.provider, v.provider)
+         from (select * from lane_routes where in_flight <> 0) r full join (
+             select batch_id, model, provider, count(*) as videos from videos
+             where state in ('released', 'running') group by 1, 2, 3) v
+             on v.batch_id = r.batch_id and v.model = r.model and v.provider = r.provider
+         where r.in_flight is distinct from v.videos::int",
     ),
     ("batches without videos", "select id from batches b where not exists (select from videos v where v.batch_id = b.id)"),
     (

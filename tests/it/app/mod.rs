@@ -63,6 +63,10 @@ pub struct TestSettings {
     pub storage: Option<&'static str>,
     /// Makes the videos in place of the emulator, for the roles inside the test.
     pub provider: Option<MakeProvider>,
+    /// The account `veo` is at an emulator of its own.
+    pub two_emulators: bool,
+    /// `[[model]]` sections in place of the built-in ones.
+    pub models: String,
 }
 
 impl Default for TestSettings {
@@ -80,6 +84,8 @@ impl Default for TestSettings {
             submit_timeout_secs: 5,
             storage: None,
             provider: None,
+            two_emulators: false,
+            models: String::new(),
         }
     }
 }
@@ -87,6 +93,8 @@ impl Default for TestSettings {
 pub struct TestApp {
     pub db: TestDatabase,
     pub emulator: Emulator,
+    /// The one behind the account `veo`, where a test has two.
+    pub second: Option<Emulator>,
     pub receiver: Receiver,
     pub http: reqwest::Client,
     pub master: Arc<MasterKey>,
@@ -115,7 +123,7 @@ impl Drop for TestApp {
     }
 }
 
-fn settings_text(emulator: &Emulator, dir: &Path, settings: &TestSettings) -> String {
+fn settings_text(accounts: [(&str, &Emulator); 2], dir: &Path, settings: &TestSettings) -> String {
     let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, .. } = settings;
     let mut text = format!(
         r#"
@@ -158,7 +166,7 @@ submit_timeout_secs = {submit_timeout_secs}
         videos = settings.storage.map_or_else(|| dir.join("videos").display().to_string(), str::to_owned),
         private = settings.allow_private_webhooks,
     );
-    for name in ["sora", "veo"] {
+    for (name, emulator) in accounts {
         text.push_str(&format!(
             r#"
 [[provider]]
@@ -173,7 +181,18 @@ poll_interval_ms = 50
             emulator.base_url(),
         ));
     }
+    text.push_str(&settings.models);
     text
+}
+
+async fn start_emulator(settings: &TestSettings, seed: u64) -> Emulator {
+    let settings = EmulatorSettings {
+        listen: ([127, 0, 0, 1], 0).into(),
+        seed,
+        api_key: PROVIDER_KEY.to_owned(),
+        profile: settings.profile.clone(),
+    };
+    Emulator::start(settings).await.unwrap()
 }
 
 impl TestApp {
@@ -184,19 +203,15 @@ impl TestApp {
         eprintln!("{test}: seed {}", settings.seed);
         let db = TestDatabase::fresh().await;
         let dir = tempfile::tempdir().unwrap();
-        let emulator = Emulator::start(EmulatorSettings {
-            listen: ([127, 0, 0, 1], 0).into(),
-            seed: settings.seed,
-            api_key: PROVIDER_KEY.to_owned(),
-            profile: settings.profile.clone(),
-        })
-        .await
-        .unwrap();
+        let emulator = start_emulator(&settings, settings.seed).await;
+        let second = match settings.two_emulators {
+            true => Some(start_emulator(&settings, settings.seed + 1_000).await),
+            false => None,
+        };
         settings.rules.iter().cloned().for_each(|rule| emulator.script(rule));
-        let text = settings_text(&emulator, dir.path(), &settings);
-        let variables = [("DATABASE_URL", db.url.as_str()), (PROVIDER_KEY_VARIABLE, PROVIDER_KEY)];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let config = Config::from_sources(&text, variables).unwrap();
+        let accounts = [("sora", &emulator), ("veo", second.as_ref().unwrap_or(&emulator))];
+        let text = settings_text(accounts, dir.path(), &settings);
+        let config = Config::from_sources(&text, variables(&db)).unwrap();
         let store = Store::open(&config).await.unwrap();
         let back_off = settings.skip_back_off.then(|| tokio::spawn(skip_back_off(db.pool.clone())));
         let mut app = TestApp {
@@ -211,6 +226,7 @@ impl TestApp {
             provider: settings.provider,
             db,
             emulator,
+            second,
             http,
             dir,
             store,
@@ -233,6 +249,33 @@ impl TestApp {
             let parts = Parts { providers, ..Parts::default() };
             self.service = Some(Service::start(&self.config, &self.store, self.roles, parts).await.unwrap());
         }
+    }
+
+    /// Has the roles inside the test take over other settings, as after a change of their file.
+    pub fn reload(&mut self, settings: &str) {
+        self.settings = settings.to_owned();
+        self.config = Config::from_sources(settings, variables(&self.db)).unwrap();
+        self.service.as_ref().expect("nothing runs").offer.take_over(&self.config).unwrap();
+    }
+
+    /// Writes the file that processes of their own read their settings from.
+    pub fn write_settings(&self, settings: &str) {
+        std::fs::write(self.dir.path().join(process::SETTINGS_FILE), settings).unwrap();
+    }
+
+    /// Runs a command of the real program to its end; answers what it printed.
+    pub async fn command(&self, args: &[&str]) -> std::process::Output {
+        self.write_settings(&self.settings);
+        let (args, dir) = (args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>(), self.dir.path().to_owned());
+        let variables = variables(&self.db);
+        tokio::task::spawn_blocking(move || process::run(&args, &dir, &variables)).await.unwrap()
+    }
+
+    /// Runs a command that must succeed; answers its standard output.
+    pub async fn output(&self, args: &[&str]) -> String {
+        let output = self.command(args).await;
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Stops the roles inside the test in the ordinary way.
@@ -388,12 +431,23 @@ impl TestApp {
         if let Some(back_off) = self.back_off.take() {
             back_off.abort();
         }
-        let book = self.emulator.book();
+        let mut book = self.emulator.book();
+        if let Some(second) = &self.second {
+            let other = second.book();
+            book.totals.accepted += other.totals.accepted;
+            book.jobs.extend(other.jobs);
+        }
         let videos_dir = self.videos_dir();
         let audit = Audit { pool: &self.db.pool, book: &book, videos_dir: &videos_dir, excused: &self.excused };
         let findings = audit.findings().await;
         assert!(findings.is_empty(), "the audit found:\n- {}", findings.join("\n- "));
     }
+}
+
+/// What the program reads from its environment.
+fn variables(db: &TestDatabase) -> [(String, String); 2] {
+    let variables = [("DATABASE_URL", db.url.as_str()), (PROVIDER_KEY_VARIABLE, PROVIDER_KEY)];
+    variables.map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
 /// Waits until something holds that announces nothing.
@@ -413,8 +467,10 @@ pub async fn count(pool: &PgPool, query: &str) -> i64 {
 
 /// Back-offs of minutes and days are decided and written as always, and then moved up to now.
 async fn skip_back_off(pool: PgPool) {
-    const MOVES: [&str; 2] = [
+    const MOVES: [&str; 3] = [
         "update videos set eligible_at = now() where eligible_at > now()",
+        "update provider_accounts set cooled_until = least(cooled_until, now()), probe_at = least(probe_at, now())
+         where cooled_until > now() or probe_at > now()",
         // together, as they were written: a job that comes before its delivery is due finds nothing to do
         "with due as (update deliveries set next_attempt_at = now() where next_attempt_at > now() returning id)
          update apalis.jobs set run_at = now() where run_at > now() and id in (select id from due)",

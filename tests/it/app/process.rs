@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,26 @@ use nix::unistd::Pid;
 
 /// Longer than any orderly stop takes.
 const STOP_PATIENCE: Duration = Duration::from_secs(40);
+
+/// Where processes read their settings from, in the test's directory.
+pub const SETTINGS_FILE: &str = "freezeframe.toml";
+
+/// The program, with none of this process' own settings in its environment.
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freezeframe"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FREEZEFRAME_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A command of the program, to its end.
+pub fn run(args: &[String], dir: &Path, variables: &[(String, String)]) -> Output {
+    let variables = variables.iter().map(|(name, value)| (name, value));
+    program().args(args).arg("--config").arg(dir.join(SETTINGS_FILE)).envs(variables).output().unwrap()
+}
 
 pub struct ChildService {
     child: Child,
@@ -23,16 +43,10 @@ pub struct ChildService {
 impl ChildService {
     /// `freezeframe serve --roles ROLES` with these settings.
     pub fn start(roles: &str, settings: &str, dir: &Path, variables: &[(&str, &str)]) -> ChildService {
-        let file = dir.join("freezeframe.toml");
+        let file = dir.join(SETTINGS_FILE);
         std::fs::write(&file, settings).unwrap();
         let port = free_port();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_freezeframe"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("FREEZEFRAME_") {
-                command.env_remove(name);
-            }
-        }
-        let mut child = command
+        let mut child = program()
             .args(["serve", "--roles", roles, "--listen", &format!("127.0.0.1:{port}"), "--config"])
             .arg(&file)
             .envs(variables.iter().copied())
