@@ -1,5 +1,7 @@
-//! Ctrl-C and SIGTERM: the first asks for a graceful stop, the second ends at once. SIGHUP: the settings are read again, as
-//! they are a few seconds after their file has changed.
+//! Ctrl-C and SIGTERM: the first asks for a graceful stop, the second ends at once. SIGHUP: a server reads its settings
+//! again, as it does a few seconds after their file has changed; when it is its terminal that has gone, it stops.
+
+use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -7,21 +9,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::Config;
 use crate::service::{Service, SettingsWatch, Store};
 
-/// Listens for all from the moment it is made: from then on none ends the process by itself.
+/// Listens for both from the moment it is made: from then on neither ends the process by itself.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hang_up: Signal,
 }
 
 impl Signals {
     pub(super) fn listen() -> Result<Signals> {
         let of = |kind| signal(kind).context("signals cannot be received");
-        Ok(Signals {
-            interrupt: of(SignalKind::interrupt())?,
-            terminate: of(SignalKind::terminate())?,
-            hang_up: of(SignalKind::hangup())?,
-        })
+        Ok(Signals { interrupt: of(SignalKind::interrupt())?, terminate: of(SignalKind::terminate())? })
     }
 
     /// Resolves with the next signal to stop.
@@ -30,6 +27,25 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+/// Listens for SIGHUP from the moment it is made.
+pub(super) struct HangUps {
+    signal: Signal,
+    /// Whether the process was started from a terminal.
+    attached: bool,
+}
+
+impl HangUps {
+    pub(super) fn listen() -> Result<HangUps> {
+        let signal = signal(SignalKind::hangup()).context("signals cannot be received")?;
+        Ok(HangUps { signal, attached: io::stdin().is_terminal() })
+    }
+
+    async fn next(&mut self) -> Told {
+        self.signal.recv().await;
+        if self.attached && !io::stdin().is_terminal() { Told::Stop } else { Told::ReadSettings }
     }
 }
 
@@ -47,15 +63,14 @@ enum Told {
 pub(super) async fn run_until_stopped(
     mut service: Service,
     store: Store,
-    mut signals: Signals,
+    (mut signals, mut hang_ups): (Signals, HangUps),
     config: &Config,
 ) -> Result<()> {
     let mut settings = SettingsWatch::new(config.file.clone());
     loop {
         let told = tokio::select! {
-            _ = signals.interrupt.recv() => Told::Stop,
-            _ = signals.terminate.recv() => Told::Stop,
-            _ = signals.hang_up.recv() => Told::ReadSettings,
+            () = signals.next() => Told::Stop,
+            told = hang_ups.next() => told,
             () = settings.changed() => Told::ReadSettings,
             ended = service.failed() => {
                 ended?;
@@ -65,7 +80,8 @@ pub(super) async fn run_until_stopped(
         match told {
             Told::ReadSettings => service.offer.reload_and_tell(settings.file()),
             Told::Stop => {
-                eprintln!("stopping: work under way is handed over (once more to stop at once)");
+                // the terminal may be gone: nobody reads, and that is no reason to panic
+                let _ = writeln!(io::stderr(), "stopping: work under way is handed over (once more to stop at once)");
                 return stop(service, store, signals).await;
             }
         }

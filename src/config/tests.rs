@@ -69,7 +69,7 @@ fn every_setting_of_the_example_file_is_known() {
     let lines = text.lines().map(|line| if setting(line) { line.trim_start_matches('#') } else { line });
     let text = lines.collect::<Vec<_>>().join("\n");
     let config = load(&text);
-    assert_eq!((config.providers.len(), config.models.len()), (1, 2));
+    assert_eq!((config.providers.len(), config.models.len()), (1, 3));
     for key in [
         "postgres_run_as",
         "finalize_slots",

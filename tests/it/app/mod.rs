@@ -467,10 +467,10 @@ pub async fn count(pool: &PgPool, query: &str) -> i64 {
 
 /// Back-offs of minutes and days are decided and written as always, and then moved up to now.
 async fn skip_back_off(pool: PgPool) {
-    const MOVES: [&str; 3] = [
+    const MOVES: [&str; 4] = [
         "update videos set eligible_at = now() where eligible_at > now()",
-        "update provider_accounts set cooled_until = least(cooled_until, now()), probe_at = least(probe_at, now())
-         where cooled_until > now() or probe_at > now()",
+        "update provider_accounts set cooled_until = now() where cooled_until > now()",
+        "update provider_accounts set probe_at = now() where probe_at > now()",
         // together, as they were written: a job that comes before its delivery is due finds nothing to do
         "with due as (update deliveries set next_attempt_at = now() where next_attempt_at > now() returning id)
          update apalis.jobs set run_at = now() where run_at > now() and id in (select id from due)",
