@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::output;
-use super::signals::{HangUps, Signals, run_until_stopped};
+use super::signals::{Ears, run_until_stopped};
 use crate::config::Config;
 use crate::service::{Parts, Roles, Service, Store};
 
@@ -47,7 +47,7 @@ pub(super) async fn play(mut config: Config, listen: Option<SocketAddr>, roles: 
              (freezeframe.example.toml shows how), or see it work with `freezeframe demo`"
         );
     }
-    let signals = (Signals::listen()?, HangUps::listen()?);
+    let ears = Ears::open(&config)?;
     let store = Store::open(&config).await?;
     let service = match Service::start(&config, &store, roles, Parts::default()).await {
         Ok(service) => service,
@@ -61,6 +61,6 @@ pub(super) async fn play(mut config: Config, listen: Option<SocketAddr>, roles: 
         output::line(&format!("docs     http://{address}/docs"))?;
         output::line(&format!("metrics  http://{address}/metrics"))?;
     }
-    run_until_stopped(service, store, signals, &config).await?;
+    run_until_stopped(service, store, ears).await?;
     Ok(ExitCode::SUCCESS)
 }

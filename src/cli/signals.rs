@@ -31,14 +31,14 @@ impl Signals {
 }
 
 /// Listens for SIGHUP from the moment it is made.
-pub(super) struct HangUps {
+struct HangUps {
     signal: Signal,
     /// Whether the process was started from a terminal.
     attached: bool,
 }
 
 impl HangUps {
-    pub(super) fn listen() -> Result<HangUps> {
+    fn listen() -> Result<HangUps> {
         let signal = signal(SignalKind::hangup()).context("signals cannot be received")?;
         Ok(HangUps { signal, attached: io::stdin().is_terminal() })
     }
@@ -55,18 +55,28 @@ enum Told {
     ReadSettings,
 }
 
+/// What a server listens to.
+pub(super) struct Ears {
+    signals: Signals,
+    hang_ups: HangUps,
+    settings: SettingsWatch,
+}
+
+impl Ears {
+    /// From now on no signal ends the process by itself, and no change of the settings file is missed.
+    pub(super) fn open(config: &Config) -> Result<Ears> {
+        let settings = SettingsWatch::new(config.file.clone());
+        Ok(Ears { signals: Signals::listen()?, hang_ups: HangUps::listen()?, settings })
+    }
+}
+
 /// Lets the service run until a signal to stop comes, then stops it and releases the store. Reads the settings again
 /// whenever that is asked for, or their file has changed.
 ///
 /// # Errors
 /// When a role ended by itself, or not everything was handed over.
-pub(super) async fn run_until_stopped(
-    mut service: Service,
-    store: Store,
-    (mut signals, mut hang_ups): (Signals, HangUps),
-    config: &Config,
-) -> Result<()> {
-    let mut settings = SettingsWatch::new(config.file.clone());
+pub(super) async fn run_until_stopped(mut service: Service, store: Store, ears: Ears) -> Result<()> {
+    let Ears { mut signals, mut hang_ups, mut settings } = ears;
     loop {
         let told = tokio::select! {
             () = signals.next() => Told::Stop,
@@ -78,7 +88,7 @@ pub(super) async fn run_until_stopped(
             }
         };
         match told {
-            Told::ReadSettings => service.offer.reload_and_tell(settings.file()),
+            Told::ReadSettings => service.offer.reload_and_tell(settings.reading()),
             Told::Stop => {
                 // the terminal may be gone: nobody reads, and that is no reason to panic
                 let _ = writeln!(io::stderr(), "stopping: work under way is handed over (once more to stop at once)");

@@ -199,7 +199,9 @@ impl SettingsWatch {
         SettingsWatch { file, read: stamp, seen: stamp }
     }
 
-    pub fn file(&self) -> Option<&Path> {
+    /// The file, which is about to be read as it is now.
+    pub fn reading(&mut self) -> Option<&Path> {
+        self.read = stamp(self.file.as_deref());
         self.file.as_deref()
     }
 
