@@ -56,6 +56,8 @@ metrics! {
     HTTP_SECONDS = "freezeframe_http_request_seconds" Histogram "Duration of requests, by method and route.";
     ACCOUNT_NEWS = "freezeframe_account_news_total" Counter "What providers told us of our accounts, by account and news: cool, out_of_quota, refused, answered_again.";
     VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait because their account had been shut meanwhile.";
+    FILES_DELETED = "freezeframe_files_deleted_total" Counter "Files deleted from the object store, by reason: expired, leftover.";
+    FILES_NOT_DELETED = "freezeframe_files_not_deleted_total" Counter "Deletions that the object store refused; they are tried again.";
     SWEPT = "freezeframe_swept_total" Counter "Things that the sweep had to put right, by kind; more than zero after a crash only.";
 }
 
@@ -98,6 +100,10 @@ fn start_at_zero() {
     counter!(LEASES_LOST).absolute(0);
     counter!(VIDEOS_GIVEN_BACK).absolute(0);
     counter!(RECORDER_TRANSITIONS).absolute(0);
+    counter!(FILES_NOT_DELETED).absolute(0);
+    for reason in ["expired", "leftover"] {
+        counter!(FILES_DELETED, "reason" => reason).absolute(0);
+    }
     gauge!(SCHEDULER_LEADER).set(0.0);
     for status in BatchStatus::ALL.iter().filter(|status| status.is_final()) {
         counter!(BATCHES_FINISHED, "status" => status.word()).absolute(0);
@@ -235,4 +241,13 @@ pub fn http_request(method: &str, route: &str, status: u16, took: Duration) {
 /// `kind` is one of `video_without_job`, `batch_not_finalized`, `delivery_without_job`.
 pub fn swept(kind: &'static str, count: u64) {
     counter!(SWEPT, "kind" => kind).increment(count);
+}
+
+/// `reason` is one of `expired`, `leftover`.
+pub fn files_deleted(reason: &'static str, count: u64) {
+    counter!(FILES_DELETED, "reason" => reason).increment(count);
+}
+
+pub fn files_not_deleted(count: u64) {
+    counter!(FILES_NOT_DELETED).increment(count);
 }

@@ -23,11 +23,12 @@ use crate::db::{self, Database, DatabaseSettings, Embedded, EmbeddedSettings};
 use crate::domain::MasterKey;
 use crate::engine::recorder::Recorder;
 use crate::metrics;
+use crate::providers::egress::ClientTimeouts;
 use crate::providers::{Catalogue, Egress, EgressPolicy, Registry};
 use crate::scheduler::{RoutePlan, Scheduler, SchedulerSettings};
 use crate::steps::record::VideoJournal;
 use crate::steps::{AccountTiming, AttemptTiming, Studio};
-use crate::storage::{LinkSigner, Storage, StorageSettings};
+use crate::storage::{LinkSigner, Storage, StoreClients};
 use crate::webhooks::Courier;
 use crate::worker::{self, WorkerSettings};
 pub use reload::{Offer, ReloadError, SettingsWatch};
@@ -40,6 +41,9 @@ const EMBEDDED_DATABASE: &str = "freezeframe";
 const API_CONNECTIONS: u32 = 16;
 const ENGINE_CONNECTIONS: u32 = 8;
 const STORE_PAUSE: Duration = Duration::from_secs(5);
+/// How long the object store may take for one request that is no read, and for one that is.
+const STORE_WRITE: Duration = Duration::from_secs(60);
+const STORE_READ: Duration = Duration::from_secs(6 * 3600);
 /// How long a stopping process may take to hand over before it is ended all the same.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -195,10 +199,7 @@ impl Service {
         let offer = Offer::new(config, egress.clone(), given)?;
         let storage = match parts.storage {
             Some(storage) => storage,
-            None => Storage::open(&StorageSettings {
-                url_or_path: config.storage.url.to_string(),
-                max_video_bytes: config.storage.max_video_bytes,
-            })?,
+            None => Storage::open(&config.storage, || store_clients(&egress))?,
         };
         let db = store.connect("api", API_CONNECTIONS, false).await?;
         let mut service = Service {
@@ -218,6 +219,7 @@ impl Service {
                 service.start_scheduler(config, engine.clone(), offer.plan.clone());
             }
             if roles.worker {
+                storage.probe().await?;
                 service.start_worker(config, engine, &offer, storage)?;
             }
         }
@@ -346,6 +348,18 @@ pub fn master_key(config: &Config) -> Result<MasterKey> {
             MasterKey::load_or_create(&path).with_context(|| format!("the master key {}", path.display()))
         }
     }
+}
+
+/// The connections of a remote object store: one request sends a part of a video, or lets a player read at its own pace.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn store_clients(egress: &Egress) -> Result<StoreClients> {
+    let client = |total| {
+        let timeouts = ClientTimeouts { connect: Duration::from_secs(5), total, keep_idle: Duration::from_secs(15) };
+        egress.provider_client(timeouts).context("the connections to the object store")
+    };
+    Ok(StoreClients { write: client(STORE_WRITE)?, read: client(STORE_READ)? })
 }
 
 /// What a webhook address may be, and how long a delivery may take.

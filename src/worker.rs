@@ -1,4 +1,4 @@
-//! The worker process: which queue is worked on by which step, and the regular sweep.
+//! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, audit.
 //!
 //! Refuses: SQL, decisions. It only connects the queue with the steps.
 
@@ -14,6 +14,8 @@ use crate::steps::{self, Studio};
 
 /// How often the books are compared. Each time reads every entry, so not too often.
 const RECONCILE_EVERY: Duration = Duration::from_secs(300);
+/// Files whose time is over are looked for once in so many sweeps.
+const SWEEPS_PER_PURGE: u32 = 4;
 
 /// Slots of each queue and the pulse of this process.
 #[derive(Clone, Debug)]
@@ -53,6 +55,7 @@ pub async fn work(
     stop: CancellationToken,
 ) -> Result<(), WorkersStopped> {
     let sweeper = tokio::spawn(sweep_regularly(studio.clone(), settings.sweep_every, stop.clone()));
+    let purger = tokio::spawn(purge_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_PURGE, stop.clone()));
     let auditor = tokio::spawn(reconcile_regularly(studio.clone(), stop.clone()));
     let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
     let worked = Workers::new(studio.db.clone(), stop)
@@ -64,6 +67,7 @@ pub async fn work(
         .run()
         .await;
     sweeper.abort();
+    purger.abort();
     auditor.abort();
     worked
 }
@@ -81,6 +85,27 @@ async fn sweep_regularly(studio: Arc<Studio>, every: Duration, stop: Cancellatio
         }
         if let Err(error) = measure_queues(&studio).await {
             tracing::debug!(%error, "the queues could not be measured");
+        }
+    }
+}
+
+async fn purge_regularly(studio: Arc<Studio>, every: Duration, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        loop {
+            match steps::purge(&studio.db, &studio.storage).await {
+                Ok(purged) if purged.more && !stop.is_cancelled() => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "the purge failed; it comes again");
+                    break;
+                }
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use poem::Response;
 use poem::error::{ReadBodyError, ResponseError};
 use poem::http::header::{self, HeaderName, HeaderValue};
@@ -131,6 +132,12 @@ impl ApiError {
 
     pub fn expired_link(detail: impl Into<String>) -> ApiError {
         ApiError::new(Kind::ExpiredLink, detail)
+    }
+
+    /// A file whose time is over.
+    pub fn file_purged(kept_until: DateTime<Utc>) -> ApiError {
+        let until = kept_until.to_rfc3339_opts(SecondsFormat::Secs, true);
+        ApiError::new(Kind::FilePurged, format!("the file was kept until {until} and is no longer there"))
     }
 
     /// A range outside of a file of `bytes`.

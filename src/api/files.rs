@@ -1,62 +1,117 @@
-//! Finished videos by signed link: no API key, the link is the permission. Whole or in part, so that players can seek.
+//! Finished videos and their pictures by signed link: no API key, the link is the permission. Whole or in part, so that
+//! players can seek.
 //!
-//! Always holds: the signature is checked before anything is read; what is sent is streamed, never held in memory.
+//! Always holds: the signature is checked before anything is read; a file whose time is over is not served, whether it is
+//! deleted yet or not; a video is streamed from the store, and only as fast as the client takes it; no connection to the
+//! database is held meanwhile. `HEAD` is answered from the row alone.
 
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
+use poem::http::Method;
 use poem::http::header::{self, HeaderMap, HeaderName};
 use poem::web::Data;
-use poem::{Body, Request, Response, handler};
+use poem::{Body, Request, Response, ResponseBuilder, handler};
 
 use super::ApiState;
 use super::error::{ApiError, NOT_MODIFIED, PARTIAL_CONTENT};
 use super::videos::hex;
-use crate::batches;
+use crate::batches::{self, VideoOutput};
 use crate::domain::VideoId;
-use crate::storage::{self, LinkError, ObjectKey, ReadError};
+use crate::storage::{self, LinkError, Linked, ObjectKey, ReadError};
 
-/// The file that a signed link names: `/files/{vid_...}.mp4?expires=UNIX_SECONDS&signature=...`.
+/// What a genuine link opens.
+struct Opened {
+    video: VideoId,
+    output: VideoOutput,
+    key: ObjectKey,
+    /// For how long a client may keep what it got.
+    max_age_secs: i64,
+}
+
+/// The file that a signed link names: `/files/{vid_...}.mp4?expires=UNIX_SECONDS&signature=...`, or its picture,
+/// `/files/{vid_...}.thumbnail?...`.
 #[handler]
 pub async fn file(request: &Request, Data(state): Data<&ApiState>) -> Result<Response, ApiError> {
-    let no_file = || ApiError::not_found("there is no such file; the links of a video's `output` lead to files");
-    let name = request.raw_path_param("file").and_then(|file| file.strip_suffix(".mp4"));
-    let video: VideoId = name.and_then(|name| name.parse().ok()).ok_or_else(no_file)?;
+    let (what, video) = request.raw_path_param("file").and_then(Linked::parse).ok_or_else(no_file)?;
     let now = Utc::now();
-    let expires = check_link(state, video, request.uri().query().unwrap_or_default(), now)?;
+    let expires = check_link(state, (what, video), request.uri().query().unwrap_or_default(), now)?;
     let output = {
         let mut conn = state.connection().await?;
         batches::output_of(&mut conn, video).await?
     };
     let output = output.ok_or_else(no_file)?;
+    if !output.is_kept(state.storage.retention(), now) {
+        return Err(ApiError::file_purged(output.kept_until(state.storage.retention()).min(now)));
+    }
     let key = ObjectKey::from_stored(&output.key)
         .ok_or_else(|| ApiError::internal(format_args!("the stored key of {video} is not one of ours")))?;
-    let etag = format!("\"{}\"", hex(&output.sha256));
-    let answer = Response::builder()
-        .header(header::ETAG, &etag)
-        .header(header::ACCEPT_RANGES, "bytes")
-        .header(header::CACHE_CONTROL, format!("private, max-age={}, immutable", (expires - now.timestamp()).max(0)));
+    let opened = Opened { video, output, key, max_age_secs: (expires - now.timestamp()).max(0) };
+    match what {
+        Linked::Video => send_video(request, state, opened).await,
+        Linked::Thumbnail => send_thumbnail(state, opened).await,
+    }
+}
+
+fn no_file() -> ApiError {
+    ApiError::not_found("there is no such file; the links of a video's `output` lead to files")
+}
+
+impl Opened {
+    fn answer(&self) -> ResponseBuilder {
+        let kept = format!("private, max-age={}, immutable", self.max_age_secs);
+        Response::builder().header(header::CACHE_CONTROL, kept).header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+    }
+
+    /// Made of the id, which needs no quoting.
+    fn disposition(&self, extension: &str) -> String {
+        format!("inline; filename=\"{}.{extension}\"", self.video)
+    }
+}
+
+async fn send_video(request: &Request, state: &ApiState, opened: Opened) -> Result<Response, ApiError> {
+    let etag = format!("\"{}\"", hex(&opened.output.sha256));
+    let answer = opened.answer().header(header::ETAG, &etag).header(header::ACCEPT_RANGES, "bytes");
     if text(request.headers(), header::IF_NONE_MATCH).is_some_and(|known| names(known, &etag)) {
         return Ok(answer.status(NOT_MODIFIED).finish());
     }
-    let wanted = wanted(request.headers(), &etag, output.bytes)?;
-    let (object, stream) = state.storage.get(&key, wanted.clone()).await.map_err(|error| unreadable(error, video))?;
+    let bytes = opened.output.bytes;
+    let wanted = wanted(request.headers(), &etag, bytes)?;
+    let sent = wanted.clone().unwrap_or(0..bytes);
     let answer = answer
         .content_type(storage::CONTENT_TYPE)
-        .header(header::CONTENT_DISPOSITION, format!("inline; filename=\"{video}.mp4\""))
-        .header(header::CONTENT_LENGTH, object.range.end - object.range.start);
-    let answer = match wanted {
-        Some(_) => {
-            let (from, to) = (object.range.start, object.range.end.saturating_sub(1));
-            answer.status(PARTIAL_CONTENT).header(header::CONTENT_RANGE, format!("bytes {from}-{to}/{}", object.bytes))
-        }
+        .header(header::CONTENT_DISPOSITION, opened.disposition("mp4"))
+        .header(header::CONTENT_LENGTH, sent.end - sent.start);
+    let answer = match &wanted {
+        Some(range) => answer
+            .status(PARTIAL_CONTENT)
+            .header(header::CONTENT_RANGE, format!("bytes {}-{}/{bytes}", range.start, range.end.saturating_sub(1))),
         None => answer,
     };
+    if request.method() == Method::HEAD {
+        return Ok(answer.finish());
+    }
+    let found = state.storage.get(&opened.key, wanted).await;
+    let (object, stream) = found.map_err(|error| unreadable(error, opened.video))?;
+    if object.bytes != bytes {
+        let detail = format_args!("the file of {} has {} bytes in the store, not {bytes}", opened.video, object.bytes);
+        return Err(ApiError::internal(detail));
+    }
     Ok(answer.body(Body::from_bytes_stream(stream)))
 }
 
+async fn send_thumbnail(state: &ApiState, opened: Opened) -> Result<Response, ApiError> {
+    let found = state.storage.get_image(&opened.key.its_thumbnail()).await;
+    let (kind, image) = found.map_err(|error| unreadable(error, opened.video))?.ok_or_else(no_file)?;
+    Ok(opened
+        .answer()
+        .content_type(kind.content_type())
+        .header(header::CONTENT_DISPOSITION, opened.disposition(kind.extension()))
+        .body(image))
+}
+
 /// The moment at which a genuine link expires.
-fn check_link(state: &ApiState, video: VideoId, query: &str, now: DateTime<Utc>) -> Result<i64, ApiError> {
+fn check_link(state: &ApiState, what: (Linked, VideoId), query: &str, now: DateTime<Utc>) -> Result<i64, ApiError> {
     let forged = || ApiError::forged_link("the link is not complete or was changed: use it exactly as the API gave it");
     let (mut expires, mut signature) = (None, None);
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
@@ -67,7 +122,7 @@ fn check_link(state: &ApiState, video: VideoId, query: &str, now: DateTime<Utc>)
         }
     }
     let (expires, signature) = (expires.ok_or_else(forged)?, signature.ok_or_else(forged)?);
-    match state.links.verify(video, expires, &signature, now) {
+    match state.links.verify(what, expires, &signature, now) {
         Ok(()) => Ok(expires),
         Err(LinkError::Expired) => Err(ApiError::expired_link(LinkError::Expired.to_string())),
         Err(LinkError::Forged) => Err(forged()),

@@ -130,7 +130,7 @@ pub fn routes(state: ApiState) -> impl Endpoint<Output = Response> + 'static {
         .at("/docs", docs::reference(&service.swagger_ui_html()))
         .at("/openapi.json", docs::document(openapi_json()))
         .at("/problems", docs::problems())
-        .at("/files/:file", get(files::file))
+        .at("/files/:file", get(files::file).head(files::file))
         .at("/healthz", get(ops::healthz))
         .at("/readyz", get(ops::readyz))
         .at("/metrics", get(ops::metrics))

@@ -18,7 +18,7 @@ use super::words::Word;
 use super::{ApiState, Topic};
 use crate::batches::{self, VideoFailure, VideoOutput, VideoView};
 use crate::domain::{Credits, FailureClass, VideoId, VideoState};
-use crate::storage::{self, LinkSigner};
+use crate::storage::{self, LinkSigner, Retention};
 
 const LIST: &str = "videos";
 
@@ -57,7 +57,8 @@ impl VideosApi {
         }
         let (rows, next_cursor) = page::page(rows, limit.0, |video| page::cursor(LIST, video.position));
         let now = Utc::now();
-        let data = rows.into_iter().map(|row| Video::new(row, &state.links, now)).collect();
+        let data =
+            rows.into_iter().map(|row| Video::new(row, (&state.links, state.storage.retention()), now)).collect();
         Ok(Json(VideoPage { data, next_cursor }))
     }
 }
@@ -113,13 +114,19 @@ struct Failure {
     retryable: bool,
 }
 
-/// The file of a video.
+/// The file of a video. A file is kept for a time and then deleted; the video stays made, and charged.
 #[derive(Object)]
-#[oai(rename = "VideoOutput")]
+#[oai(rename = "VideoOutput", skip_serializing_if_is_none)]
 struct Output {
-    /// Works without an API key until it expires; read the video again for a new one.
-    url: String,
-    expires_at: DateTime<Utc>,
+    /// The link to the file. Works without an API key until `expires_at`; read the video again for a new one. Absent once
+    /// the file is no longer kept.
+    url: Option<String>,
+    /// When this link stops working. The file itself is kept until `kept_until`.
+    expires_at: Option<DateTime<Utc>>,
+    /// Until when the file is kept: no link works longer. Fetch what you want to keep before. Absent once it was deleted.
+    kept_until: Option<DateTime<Utc>>,
+    /// When the file was deleted because its time was over. Absent as long as it is there.
+    purged_at: Option<DateTime<Utc>>,
     bytes: u64,
     /// SHA-256 of the file, in lower-case hexadecimal; also its `ETag`.
     sha256: String,
@@ -127,7 +134,7 @@ struct Output {
 }
 
 impl Video {
-    fn new(view: VideoView, links: &LinkSigner, now: DateTime<Utc>) -> Video {
+    fn new(view: VideoView, files: (&LinkSigner, Retention), now: DateTime<Utc>) -> Video {
         let settled_as = |state| if view.state == state { view.price } else { Credits::ZERO }.get();
         let backs_off = view.state == VideoState::Waiting && view.attempts > 0;
         Video {
@@ -144,7 +151,7 @@ impl Video {
             refunded_credits: settled_as(VideoState::Failed),
             custom_id: view.custom_id,
             failure: view.failure.filter(|_| view.state == VideoState::Failed).map(Failure::from),
-            output: view.output.map(|output| Output::new(view.id, &output, links, now)),
+            output: view.output.map(|output| Output::new(view.id, &output, files, now)),
             metadata: metadata(view.metadata),
             created_at: view.created_at,
             finished_at: view.finished_at,
@@ -163,11 +170,19 @@ impl From<VideoFailure> for Failure {
 }
 
 impl Output {
-    fn new(video: VideoId, output: &VideoOutput, links: &LinkSigner, now: DateTime<Utc>) -> Output {
-        let link = links.sign(video, now);
+    fn new(
+        video: VideoId,
+        output: &VideoOutput,
+        (links, retention): (&LinkSigner, Retention),
+        now: DateTime<Utc>,
+    ) -> Output {
+        let kept_until = output.kept_until(retention);
+        let link = output.is_kept(retention, now).then(|| links.sign(video, now, kept_until));
         Output {
-            url: link.url.to_string(),
-            expires_at: link.expires_at,
+            url: link.as_ref().map(|link| link.url.to_string()),
+            expires_at: link.map(|link| link.expires_at),
+            kept_until: output.purged_at.is_none().then_some(kept_until),
+            purged_at: output.purged_at,
             bytes: output.bytes,
             sha256: hex(&output.sha256),
             content_type: storage::CONTENT_TYPE.to_owned(),

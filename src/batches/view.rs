@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::domain::{BatchId, BatchStatus, Credits, FailureClass, TenantId, VideoId, VideoState};
+use crate::storage::Retention;
 
 /// A batch at one moment.
 #[derive(Clone, Debug)]
@@ -160,16 +161,54 @@ pub struct VideoFailure {
     pub message: String,
 }
 
-/// Where a video lies in our object store.
+/// Where a video lies in our object store, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoOutput {
     pub key: String,
     pub bytes: u64,
     pub sha256: [u8; 32],
+    pub stored_at: DateTime<Utc>,
+    /// The tenant's own retention, if it has one.
+    pub retention_days: Option<u32>,
+    /// The file is being deleted, or was.
+    pub purging: bool,
+    pub purged_at: Option<DateTime<Utc>>,
 }
 
-fn output(key: Option<String>, bytes: Option<i64>, sha256: Option<Vec<u8>>) -> Option<VideoOutput> {
-    Some(VideoOutput { key: key?, bytes: bytes?.unsigned_abs(), sha256: sha256?.try_into().ok()? })
+impl VideoOutput {
+    pub fn kept_until(&self, retention: Retention) -> DateTime<Utc> {
+        retention.kept_until(self.stored_at, self.retention_days)
+    }
+
+    /// Whether the file may still be fetched.
+    pub fn is_kept(&self, retention: Retention, now: DateTime<Utc>) -> bool {
+        !self.purging && now < self.kept_until(retention)
+    }
+}
+
+/// The columns of an output.
+struct OutputRow {
+    key: Option<String>,
+    bytes: Option<i64>,
+    sha256: Option<Vec<u8>>,
+    finished_at: Option<DateTime<Utc>>,
+    retention_days: Option<i32>,
+    purging_at: Option<DateTime<Utc>>,
+    purged_at: Option<DateTime<Utc>>,
+}
+
+impl OutputRow {
+    fn read(self) -> Option<VideoOutput> {
+        Some(VideoOutput {
+            key: self.key?,
+            bytes: self.bytes?.unsigned_abs(),
+            sha256: self.sha256?.try_into().ok()?,
+            stored_at: self.finished_at?,
+            retention_days: self.retention_days.map(i32::unsigned_abs),
+            purging: self.purging_at.is_some(),
+            purged_at: self.purged_at,
+        })
+    }
 }
 
 /// The videos of a tenant's batch in the order of its items, after position `after`.
@@ -187,7 +226,8 @@ pub async fn videos(
     let rows = sqlx::query!(
         r#"select id as "id: VideoId", position, custom_id, model, seconds, size, metadata, state as "state: VideoState",
                attempts_made, price_credits as "price: Credits", failure_class::text as failure_class, failure_message,
-               output_key, output_bytes, output_sha256, eligible_at, created_at, finished_at
+               output_key, output_bytes, output_sha256, eligible_at, created_at, finished_at, purging_at, purged_at,
+               (select retention_days from tenants where id = $1) as retention_days
            from videos
            where batch_id = $2 and tenant_id = $1 and position > $3 and ($4::video_state is null or state = $4)
            order by position limit $5"#,
@@ -213,7 +253,16 @@ pub async fn videos(
             attempts: row.attempts_made.unsigned_abs(),
             price: row.price,
             failure: failure(row.failure_class.as_deref(), row.failure_message),
-            output: output(row.output_key, row.output_bytes, row.output_sha256),
+            output: OutputRow {
+                key: row.output_key,
+                bytes: row.output_bytes,
+                sha256: row.output_sha256,
+                finished_at: row.finished_at,
+                retention_days: row.retention_days,
+                purging_at: row.purging_at,
+                purged_at: row.purged_at,
+            }
+            .read(),
             eligible_at: row.eligible_at,
             created_at: row.created_at,
             finished_at: row.finished_at,
@@ -231,11 +280,16 @@ fn failure(class: Option<&str>, message: Option<String>) -> Option<VideoFailure>
 /// # Errors
 /// The database's.
 pub async fn output_of(conn: &mut PgConnection, video: VideoId) -> Result<Option<VideoOutput>, sqlx::Error> {
-    let row =
-        sqlx::query!("select output_key, output_bytes, output_sha256 from videos where id = $1", video as VideoId)
-            .fetch_optional(conn)
-            .await?;
-    Ok(row.and_then(|row| output(row.output_key, row.output_bytes, row.output_sha256)))
+    let row = sqlx::query_as!(
+        OutputRow,
+        "select v.output_key as key, v.output_bytes as bytes, v.output_sha256 as sha256, v.finished_at,
+             t.retention_days, v.purging_at, v.purged_at
+         from videos v join tenants t on t.id = v.tenant_id where v.id = $1",
+        video as VideoId,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.and_then(OutputRow::read))
 }
 
 /// A batch, whoever's it is, and its tenant: for the engine's own steps.

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use super::output::{self, amount};
 use crate::billing;
-use crate::config::Config;
-use crate::domain::{Credits, GrantSource};
+use crate::config::{Config, LONGEST_RETENTION_DAYS};
+use crate::domain::{Credits, GrantSource, TenantId};
 use crate::service::{Store, master_key};
-use crate::tenants::NewTenant;
+use crate::tenants::{self, NewTenant};
 
 /// Manage customers.
 #[derive(Args)]
@@ -24,6 +24,18 @@ pub(super) struct TenantArgs {
 enum TenantCommand {
     /// Create a customer and show its API key and webhook secret, this one time
     Create(CreateArgs),
+    /// Set how long a customer's files are kept; holds for those that are there already
+    Retention(RetentionArgs),
+}
+
+#[derive(Args)]
+struct RetentionArgs {
+    /// The customer's id
+    #[arg(value_name = "TENANT_ID")]
+    tenant: TenantId,
+    /// Days of 24 hours [default: back to the setting storage.retention_days]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=LONGEST_RETENTION_DAYS as i64))]
+    days: Option<u32>,
 }
 
 #[derive(Args)]
@@ -60,6 +72,7 @@ enum Source {
 pub(super) async fn run(config: Config, args: TenantArgs) -> Result<ExitCode> {
     match args.command {
         TenantCommand::Create(args) => create(config, args).await,
+        TenantCommand::Retention(args) => set_retention(config, args).await,
     }
 }
 
@@ -81,6 +94,20 @@ async fn create(config: Config, args: CreateArgs) -> Result<ExitCode> {
     db.close().await;
     store.release().await?;
     show(&created.context("the tenant was not created")?, args.credits, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn set_retention(config: Config, RetentionArgs { tenant, days }: RetentionArgs) -> Result<ExitCode> {
+    let store = Store::open(&config).await?;
+    let db = store.connect("tenant", 1, false).await?;
+    let known = async { tenants::set_retention(&mut *db.pool().acquire().await?, tenant, days).await }.await;
+    db.close().await;
+    store.release().await?;
+    anyhow::ensure!(known.context("the retention was not changed")?, "there is no tenant {tenant}");
+    output::line(&match days {
+        Some(days) => format!("files of {tenant} are kept for {days} days"),
+        None => format!("files of {tenant} are kept for {} days, as the settings say", config.storage.retention_days),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

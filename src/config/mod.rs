@@ -11,6 +11,7 @@ mod live;
 mod models;
 mod reader;
 mod sections;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -26,9 +27,8 @@ pub use accounts::{GoogleIdentity, ProviderConfig, ProviderKind, VeoConfig, Vert
 pub use live::Live;
 pub use models::{ModelConfig, RouteConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};
-pub use sections::{
-    AttemptsConfig, EngineConfig, LimitsConfig, LogConfig, SchedulerConfig, StorageConfig, WebhooksConfig,
-};
+pub use sections::{AttemptsConfig, EngineConfig, LimitsConfig, LogConfig, SchedulerConfig, WebhooksConfig};
+pub use storage::{LONGEST_RETENTION_DAYS, StorageConfig, StoreAccess};
 
 /// The file that is read when no other is named and it exists.
 pub const DEFAULT_FILE: &str = "freezeframe.toml";
@@ -127,7 +127,7 @@ impl Config {
         let limits = sections::read_limits(&mut reader);
         let webhooks = sections::read_webhooks(&mut reader);
         let attempts = sections::read_attempts(&mut reader);
-        let mut storage = sections::read_storage(&mut reader);
+        let mut storage = storage::read(&mut reader, &variables);
 
         let mut top = reader.top();
         let data_dir = top.text("data_dir").map_or_else(|| PathBuf::from(".freezeframe"), PathBuf::from);
@@ -138,7 +138,7 @@ impl Config {
         let postgres_bin_dir = top.text("postgres_bin_dir").map(PathBuf::from);
         let postgres_run_as = top.text("postgres_run_as");
         if storage.url.is_none() {
-            storage.url = sections::directory_url(&data_dir.join("videos"));
+            storage.url = storage::directory_url(&data_dir.join("videos"));
         }
         if storage.url.is_none() {
             top.problem("data_dir", "is relative and this process has no working directory; give an absolute path");

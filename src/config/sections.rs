@@ -1,10 +1,7 @@
 //! The sections of the settings that hold numbers, flags and paths: their types, defaults and bounds.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Duration;
-
-use url::Url;
 
 use super::reader::{Reader, Section};
 
@@ -70,17 +67,6 @@ pub struct WebhooksConfig {
     pub timeout: Duration,
     /// How much of an answer is read.
     pub max_response_bytes: usize,
-}
-
-/// Where finished videos are kept.
-#[derive(Clone, Debug)]
-pub struct StorageConfig {
-    /// `file:///directory`, `s3://bucket/prefix` or, for tests, `memory://`.
-    pub url: Url,
-    /// How long a download link works.
-    pub link_ttl: Duration,
-    /// A provider's file above this is refused.
-    pub max_video_bytes: u64,
 }
 
 /// One attempt at a provider.
@@ -178,58 +164,7 @@ pub(super) fn read_attempts(reader: &mut Reader) -> AttemptsConfig {
     attempts
 }
 
-/// The storage section before its default target, which depends on `data_dir`, is known.
-pub(super) struct StorageDraft {
-    pub(super) url: Option<Url>,
-    link_ttl: Duration,
-    max_video_bytes: u64,
-}
-
-impl StorageDraft {
-    pub(super) fn complete(self) -> Option<StorageConfig> {
-        let StorageDraft { url, link_ttl, max_video_bytes } = self;
-        Some(StorageConfig { url: url?, link_ttl, max_video_bytes })
-    }
-}
-
-pub(super) fn read_storage(reader: &mut Reader) -> StorageDraft {
-    let mut section = reader.section("storage");
-    let target = section.text("url");
-    let url = target.as_deref().and_then(storage_target);
-    if target.is_some() && url.is_none() {
-        section
-            .problem("url", "must be a path, file:///DIRECTORY, s3://BUCKET/PREFIX or memory://, without a password");
-    }
-    let draft = StorageDraft {
-        url,
-        link_ttl: section.secs("link_ttl_secs", 86_400, 60..=604_800),
-        max_video_bytes: section.number("max_video_bytes", 1 << 30, 1_024..=1 << 40),
-    };
-    section.finish();
-    draft
-}
-
-/// `None` when the text names no place where videos could be kept.
-fn storage_target(text: &str) -> Option<Url> {
-    if !text.contains("://") {
-        return directory_url(Path::new(text));
-    }
-    let url = Url::parse(text).ok()?;
-    let known = match url.scheme() {
-        "file" => !url.has_host(),
-        "s3" => url.has_host(),
-        "memory" => true,
-        _ => false,
-    };
-    Some(url).filter(|url| known && url.username().is_empty() && url.password().is_none())
-}
-
-/// `file:///...` of a directory; `None` when the working directory is gone.
-pub(super) fn directory_url(path: &Path) -> Option<Url> {
-    Url::from_directory_path(std::path::absolute(path).ok()?).ok()
-}
-
-fn count(section: &mut Section<'_>, key: &'static str, default: u64, range: RangeInclusive<u64>) -> usize {
+pub(super) fn count(section: &mut Section<'_>, key: &'static str, default: u64, range: RangeInclusive<u64>) -> usize {
     usize::try_from(section.number(key, default, range)).unwrap_or(usize::MAX)
 }
 

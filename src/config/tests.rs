@@ -174,9 +174,43 @@ fn a_storage_target_is_a_path_or_a_known_kind_of_url() {
     assert_eq!(target("file:///var/lib/films"), "file:///var/lib/films");
     assert_eq!(target("s3://bucket/prefix"), "s3://bucket/prefix");
     assert_eq!(target("memory://"), "memory://");
-    for wrong in ["s3://", "s3://key:secret@bucket/x", "file://host/x", "https://example.com/"] {
+    assert_eq!(target("gs://bucket/a/b"), "gs://bucket/a/b");
+    assert_eq!(target("az://container"), "az://container");
+    for wrong in
+        ["s3://", "s3://key:secret@bucket/x", "s3://bucket/x?sig=secret", "file://host/x", "https://example.com/"]
+    {
         let found = problems(&format!("[storage]\nurl = {wrong:?}"), &[]).join("\n");
         assert!(found.contains("`storage.url` must be") && !found.contains("secret"), "{wrong}: {found}");
+    }
+}
+
+#[test]
+fn keys_of_a_bucket_come_from_settings_or_the_vendors_variables_and_are_never_shown() {
+    let environment = variables(&[
+        ("FREEZEFRAME_STORAGE__SECRET_ACCESS_KEY", "hunter2"),
+        ("FREEZEFRAME_STORAGE__ACCESS_KEY_ID", "AKIA"),
+        ("AWS_SESSION_TOKEN", "hunter3"),
+        ("AWS_REGION", "eu-west-1"),
+        ("GOOGLE_SERVICE_ACCOUNT", "/etc/key.json"),
+    ]);
+    let text = "[storage]\nurl = \"s3://bucket/x\"\nendpoint = \"https://s3.example.com\"\nretention_days = 7";
+    let storage = Config::from_sources(text, environment.clone()).unwrap().storage;
+    assert_eq!(storage.retention_days, 7);
+    assert_eq!(storage.access.secret_access_key.as_ref().unwrap().expose(), "hunter2");
+    let names: Vec<&str> = storage.access.environment.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["aws_region", "aws_session_token"]);
+    assert!(!format!("{storage:?} {storage:#?}").contains("hunter"), "{storage:?}");
+    let local = Config::from_sources("", environment[2..].to_vec()).unwrap().storage;
+    assert!(local.access.environment.is_empty() && local.retention_days == 30);
+    for (wrong, part) in [
+        ("access_key_id = \"AK\"", "must be given together"),
+        ("retention_days = 0", "`storage.retention_days` must be a whole number from 1"),
+        ("endpoint = \"https://key:hunter2@s3.example.com\"", "`storage.endpoint` must be"),
+        ("credentials_file = \"x\"", "is for gs:// alone"),
+        ("upload_memory_bytes = 100", "`storage.upload_memory_bytes` must be"),
+    ] {
+        let found = problems(&format!("[storage]\nurl = \"s3://bucket\"\n{wrong}"), &[]).join("\n");
+        assert!(found.contains(part) && !found.contains("hunter2"), "{wrong}: {found}");
     }
 }
 

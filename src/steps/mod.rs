@@ -7,6 +7,7 @@
 mod finalize;
 mod generate;
 mod notify;
+mod purge;
 pub mod record;
 mod sweep;
 
@@ -24,6 +25,7 @@ use record::VideoJournal;
 pub use finalize::finalize;
 pub use generate::generate;
 pub use notify::notify;
+pub use purge::{Purged, purge};
 pub use sweep::{Swept, audit, sweep};
 
 /// How long things may take around an attempt.

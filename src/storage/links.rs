@@ -1,10 +1,11 @@
 //! Signed links: whoever holds one may fetch one video until it expires, without an API key.
 //!
-//! Always holds: a link names one video and one moment of expiry, and both are signed; whether it is genuine is decided
+//! Always holds: a link names one video (or its picture) and one moment of expiry, which is never later than the end of the
+//! file itself, and both are signed; whether it is genuine is decided
 //! without reading the database. The attempt is not part of it: a video that succeeded keeps its one stored file, so the
 //! video's id finds it. Links made in the same stretch of time are the same text, so that polling a batch does not
 //! spoil the caches of browsers and proxies.
-//! Refuses: taking a link back. One that leaked works until it expires, or until the file is deleted.
+//! Refuses: taking a link back. One that leaked works until it expires, or until the file is purged.
 
 use std::time::Duration;
 
@@ -31,6 +32,30 @@ pub enum LinkError {
     /// Not made by us, or changed.
     #[error("the link's signature does not match")]
     Forged,
+}
+
+/// What a link leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linked {
+    Video,
+    Thumbnail,
+}
+
+impl Linked {
+    const ALL: [Linked; 2] = [Linked::Video, Linked::Thumbnail];
+
+    /// The last part of the file's name.
+    const fn ending(self) -> &'static str {
+        match self {
+            Linked::Video => ".mp4",
+            Linked::Thumbnail => ".thumbnail",
+        }
+    }
+
+    /// What the last part of a link's path names.
+    pub fn parse(name: &str) -> Option<(Linked, VideoId)> {
+        Linked::ALL.into_iter().find_map(|what| Some((what, name.strip_suffix(what.ending())?.parse().ok()?)))
+    }
 }
 
 /// A link and the moment until which it works.
@@ -71,36 +96,55 @@ impl LinkSigner {
         Ok(LinkSigner { key: master.signing_key(PURPOSE), base_url, ttl_secs })
     }
 
-    /// A link to the file of `video`. The same text for every `now` of one stretch of time (an hour at most).
-    pub fn sign(&self, video: VideoId, now: DateTime<Utc>) -> SignedLink {
+    /// A link to the file of `video`, which is kept until then. The same text for every `now` of one stretch of time (an
+    /// hour at most).
+    pub fn sign(&self, video: VideoId, now: DateTime<Utc>, kept_until: DateTime<Utc>) -> SignedLink {
+        self.sign_any((Linked::Video, video), now, kept_until)
+    }
+
+    /// The same to the picture of the video, which is kept as long as the video.
+    pub fn sign_thumbnail(&self, video: VideoId, now: DateTime<Utc>, kept_until: DateTime<Utc>) -> SignedLink {
+        self.sign_any((Linked::Thumbnail, video), now, kept_until)
+    }
+
+    fn sign_any(&self, what: (Linked, VideoId), now: DateTime<Utc>, kept_until: DateTime<Utc>) -> SignedLink {
         let bucket_secs = self.ttl_secs.min(LONGEST_BUCKET_SECS);
         let least = now.timestamp().saturating_add(self.ttl_secs);
-        let expires = least.saturating_add((-least).rem_euclid(bucket_secs));
-        let signature = URL_SAFE_NO_PAD.encode(self.key.sign(&message(video, expires)));
+        let expires = least.saturating_add((-least).rem_euclid(bucket_secs)).min(kept_until.timestamp());
+        let signature = URL_SAFE_NO_PAD.encode(self.key.sign(&message(what, expires)));
         let mut url = self.base_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["files", &format!("{video}.mp4")]);
+            path.pop_if_empty().extend(["files", &format!("{}{}", what.1, what.0.ending())]);
         }
         url.query_pairs_mut().append_pair("expires", &expires.to_string()).append_pair("signature", &signature);
         SignedLink { url, expires_at: DateTime::from_timestamp(expires, 0).unwrap_or(DateTime::<Utc>::MAX_UTC) }
     }
 
-    /// Checks what a link said: the video of its path, and its two parameters as they were sent. Constant time in the
+    /// Checks what a link said: what its path names, and its two parameters as they were sent. Constant time in the
     /// signature.
     ///
     /// # Errors
     /// [`LinkError`]; `Expired` is said of genuine links only.
-    pub fn verify(&self, video: VideoId, expires: i64, signature: &str, now: DateTime<Utc>) -> Result<(), LinkError> {
+    pub fn verify(
+        &self,
+        what: (Linked, VideoId),
+        expires: i64,
+        signature: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), LinkError> {
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| LinkError::Forged)?;
-        if !self.key.verify(&message(video, expires), &signature) {
+        if !self.key.verify(&message(what, expires), &signature) {
             return Err(LinkError::Forged);
         }
         if now.timestamp() < expires { Ok(()) } else { Err(LinkError::Expired) }
     }
 }
 
-fn message(video: VideoId, expires: i64) -> Vec<u8> {
-    format!("v1\n{video}\n{expires}").into_bytes()
+fn message((what, video): (Linked, VideoId), expires: i64) -> Vec<u8> {
+    match what {
+        Linked::Video => format!("v1\n{video}\n{expires}").into_bytes(),
+        Linked::Thumbnail => format!("v1 thumbnail\n{video}\n{expires}").into_bytes(),
+    }
 }
 
 #[cfg(test)]
@@ -111,8 +155,10 @@ mod tests {
     use chrono::{DateTime, Utc};
     use url::Url;
 
-    use super::{LinkError, LinkSigner, SignedLink};
+    use super::{LinkError, LinkSigner, Linked, SignedLink};
     use crate::domain::{MasterKey, VideoId};
+
+    const FOR_EVER: DateTime<Utc> = DateTime::<Utc>::MAX_UTC;
 
     fn signer(base: &str, ttl_secs: u64) -> anyhow::Result<LinkSigner> {
         let master = MasterKey::from_hex(&"42".repeat(32)).unwrap();
@@ -132,12 +178,12 @@ mod tests {
     fn a_link_works_until_it_expires() {
         let signer = signer("https://example.test/v1/", 600).unwrap();
         let video = VideoId::generate();
-        let link = signer.sign(video, at(1_000_000_050));
+        let link = signer.sign(video, at(1_000_000_050), FOR_EVER);
         assert_eq!(link.url.path(), format!("/v1/files/{video}.mp4"));
         let (expires, signature) = parameters(&link);
         assert_eq!(at(expires), link.expires_at);
-        assert_eq!(signer.verify(video, expires, &signature, at(expires - 1)), Ok(()));
-        assert_eq!(signer.verify(video, expires, &signature, at(expires)), Err(LinkError::Expired));
+        assert_eq!(signer.verify((Linked::Video, video), expires, &signature, at(expires - 1)), Ok(()));
+        assert_eq!(signer.verify((Linked::Video, video), expires, &signature, at(expires)), Err(LinkError::Expired));
     }
 
     #[test]
@@ -145,9 +191,13 @@ mod tests {
         let signer = signer("https://example.test", 600).unwrap();
         let video = VideoId::generate();
         let now = at(1_000_000_000);
-        let (expires, signature) = parameters(&signer.sign(video, now));
+        let (expires, signature) = parameters(&signer.sign(video, now, FOR_EVER));
         let forged = |video, expires, signature: &str| {
-            assert_eq!(signer.verify(video, expires, signature, now), Err(LinkError::Forged), "{signature}");
+            assert_eq!(
+                signer.verify((Linked::Video, video), expires, signature, now),
+                Err(LinkError::Forged),
+                "{signature}"
+            );
         };
         forged(VideoId::generate(), expires, &signature);
         forged(video, expires + 3600, &signature);
@@ -160,7 +210,7 @@ mod tests {
         forged(video, expires, &format!("{first}{}", &signature[1..]));
         let other = MasterKey::from_hex(&"43".repeat(32)).unwrap();
         let other = LinkSigner::new(&other, Url::parse("https://example.test").unwrap(), Duration::from_secs(600));
-        forged(video, expires, &parameters(&other.unwrap().sign(video, now)).1);
+        forged(video, expires, &parameters(&other.unwrap().sign(video, now, FOR_EVER)).1);
     }
 
     #[test]
@@ -168,9 +218,9 @@ mod tests {
         let signer = signer("https://example.test", 86_400).unwrap();
         let video = VideoId::generate();
         let hour = 1_000_000 * 3600;
-        let first = signer.sign(video, at(hour + 1));
-        assert_eq!(first, signer.sign(video, at(hour + 3600)));
-        assert_ne!(first, signer.sign(video, at(hour + 3601)));
+        let first = signer.sign(video, at(hour + 1), FOR_EVER);
+        assert_eq!(first, signer.sign(video, at(hour + 3600), FOR_EVER));
+        assert_ne!(first, signer.sign(video, at(hour + 3601), FOR_EVER));
         assert_eq!(first.expires_at, at(hour + 3600 + 86_400));
     }
 
@@ -178,9 +228,30 @@ mod tests {
     fn a_short_life_is_at_most_doubled() {
         let signer = signer("https://example.test", 60).unwrap();
         for now in 1_000_000_000..1_000_000_120 {
-            let lives = signer.sign(VideoId::generate(), at(now)).expires_at - at(now);
+            let lives = signer.sign(VideoId::generate(), at(now), FOR_EVER).expires_at - at(now);
             assert!((60..120).contains(&lives.num_seconds()), "{lives} at {now}");
         }
+    }
+
+    #[test]
+    fn a_link_never_outlives_its_file() {
+        let signer = signer("https://example.test", 86_400).unwrap();
+        let link = signer.sign(VideoId::generate(), at(1_000_000_000), at(1_000_000_007));
+        assert_eq!(link.expires_at, at(1_000_000_007));
+    }
+
+    #[test]
+    fn a_link_to_the_picture_does_not_open_the_video() {
+        let signer = signer("https://example.test", 600).unwrap();
+        let (video, now) = (VideoId::generate(), at(1_000_000_000));
+        let link = signer.sign_thumbnail(video, now, FOR_EVER);
+        let name = link.url.path().strip_prefix("/files/").unwrap();
+        assert_eq!(Linked::parse(name), Some((Linked::Thumbnail, video)));
+        let (expires, signature) = parameters(&link);
+        assert_eq!(signer.verify((Linked::Thumbnail, video), expires, &signature, now), Ok(()));
+        assert_eq!(signer.verify((Linked::Video, video), expires, &signature, now), Err(LinkError::Forged));
+        assert_eq!(Linked::parse(&format!("{video}.mp4")), Some((Linked::Video, video)));
+        assert_eq!(Linked::parse(&format!("{video}.txt")), None);
     }
 
     #[test]

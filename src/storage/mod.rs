@@ -2,62 +2,61 @@
 //!
 //! Always holds: an object is visible under its key only when it is a whole MP4 whose length and SHA-256 were computed
 //! on the way in; success is reported only when it would survive a power cut (a local file, its directory and every new
-//! directory above are fsynced; remote stores promise the same of themselves). A put holds at most one part
-//! ([`PART_BYTES`]) and one chunk of its source in memory. Every attempt has a key of its own, so that a worker that lost
-//! its lease never overwrites another's file; two puts under one key leave one whole file, that of the later.
-//! Refuses: to fetch anything (the source is a stream), to know the database, to give out a remote store's own links.
+//! directory above are fsynced; remote stores promise the same of themselves). What all uploads of a process hold in
+//! memory is bounded (`put`), and so is what a read holds. Every attempt has a key of its own, so that attempts never
+//! overwrite each other's files; two puts under one key leave one whole file, that of the later.
+//! Refuses: to fetch videos (the source is a stream), to know the database, to give out a remote store's own links.
 //!
 //! A process that is killed leaves its unfinished upload: locally a file `*.mp4#N`, remotely the parts of a multipart
 //! upload, for which the bucket needs a lifecycle rule. Neither can be fetched.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File};
 use std::io::{self, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
-use object_store::local::LocalFileSystem;
-use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
 use object_store::{
     Attribute, Attributes, GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt as _,
 };
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
-use url::Url;
 
+use crate::config::StorageConfig;
 use crate::domain::{AttemptId, BatchId, TenantId, VideoId};
 
+mod image;
 pub mod links;
 pub mod mp4_check;
+mod place;
+mod probe;
 mod put;
+mod retention;
 #[cfg(test)]
 mod tests;
 
-pub use links::{LinkError, LinkSigner, SignedLink};
+pub use image::{ImageError, ImageKind, MAX_IMAGE_BYTES, StoredImage};
+pub use links::{LinkError, LinkSigner, Linked, SignedLink};
 pub use mp4_check::NotAVideo;
+pub use place::StoreClients;
+pub use probe::ProbeError;
 pub use put::{PART_BYTES, StoreError, StoredVideo};
+pub use retention::Retention;
 
-/// Every stored object is one of these.
+use place::Place;
+
+/// Every stored video is one of these.
 pub const CONTENT_TYPE: &str = "video/mp4";
 const READ_CHUNK_BYTES: usize = 256 * 1024;
+/// A read of which the store sends nothing for this long is given up.
+const READ_IDLE: Duration = Duration::from_secs(30);
 const IN_MEMORY_MAX_VIDEO_BYTES: u64 = 1 << 30;
-
-/// Where videos are kept and how large one may be.
-#[derive(Clone, Debug)]
-pub struct StorageSettings {
-    /// A directory (made when missing, for its owner alone), `file:///dir`, `memory://`, or `s3://bucket/prefix` with
-    /// the credentials of the machine's role.
-    pub url_or_path: String,
-    /// A longer video is refused with [`StoreError::TooLarge`].
-    pub max_video_bytes: u64,
-}
+const IN_MEMORY_UPLOAD_BYTES: usize = 1 << 30;
+const IN_MEMORY_RETENTION: Retention = Retention::new(30);
 
 /// The key of an object: made of ids only, so that no text of a customer ever becomes part of a path.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -68,6 +67,17 @@ impl ObjectKey {
     pub fn video(tenant: TenantId, batch: BatchId, video: VideoId, attempt: AttemptId) -> ObjectKey {
         let file = format!("{}.mp4", attempt.bare());
         ObjectKey(Path::from_iter([tenant.bare(), batch.bare(), video.bare(), file]))
+    }
+
+    /// The picture that belongs to the video of that attempt.
+    pub fn thumbnail(tenant: TenantId, batch: BatchId, video: VideoId, attempt: AttemptId) -> ObjectKey {
+        ObjectKey::video(tenant, batch, video, attempt).its_thumbnail()
+    }
+
+    /// The key of the picture that belongs to this video.
+    pub fn its_thumbnail(&self) -> ObjectKey {
+        let text = self.0.as_ref();
+        ObjectKey(Path::from(format!("{}.thumbnail", text.strip_suffix(".mp4").unwrap_or(text))))
     }
 
     /// The key as it was stored with the video; `None` when the text is no path below the store.
@@ -126,49 +136,59 @@ pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 #[derive(Clone)]
 pub struct Storage {
     store: Arc<dyn ObjectStore>,
+    probe: Arc<dyn ObjectStore>,
     /// What is told to the store of every object; a local directory can keep nothing.
     attributes: Attributes,
+    part_bytes: usize,
+    /// In KiB: what the parts of all uploads may still take.
+    upload_memory: Arc<Semaphore>,
     max_video_bytes: u64,
+    retention: Retention,
+    place: Arc<str>,
 }
 
 impl Storage {
-    /// Opens the store that the settings name. Makes a local directory; asks a remote store nothing yet.
+    /// Opens the store that the settings name; `clients` is asked for the connections of a remote one. Makes a local
+    /// directory; asks a remote store nothing yet: [`Storage::probe`] does.
     ///
     /// # Errors
-    /// When the place is no directory that can be made and entered, or of a kind that this build does not know.
-    pub fn open(settings: &StorageSettings) -> anyhow::Result<Storage> {
-        let StorageSettings { url_or_path, max_video_bytes } = settings;
-        let (store, attributes): (Arc<dyn ObjectStore>, _) = if url_or_path.contains("://") {
-            // The URL is not repeated in errors: some put credentials into it.
-            let url = Url::parse(url_or_path).context("the storage URL cannot be read")?;
-            match url.scheme() {
-                "memory" => (Arc::new(InMemory::new()), content_type()),
-                "file" => {
-                    let path = url.to_file_path().ok();
-                    let path = path.context("the storage URL names no local directory; expected file:///directory")?;
-                    (Arc::new(open_directory(path)?), Attributes::new())
-                }
-                "s3" => {
-                    let (store, prefix) = object_store::parse_url(&url).context("the S3 storage cannot be set up")?;
-                    (Arc::new(PrefixStore::new(store, prefix)), content_type())
-                }
-                other => {
-                    anyhow::bail!("storage of kind `{other}://` is not known; use a directory, file, memory or s3")
-                }
-            }
-        } else {
-            (Arc::new(open_directory(PathBuf::from(url_or_path))?), Attributes::new())
-        };
-        Ok(Storage { store, attributes, max_video_bytes: *max_video_bytes })
+    /// When the place is no directory that can be made and entered, or what is said of it cannot be understood.
+    pub fn open(
+        config: &StorageConfig,
+        clients: impl FnOnce() -> anyhow::Result<StoreClients>,
+    ) -> anyhow::Result<Storage> {
+        let place = Place::open(config, clients)?;
+        let retention = Retention::new(config.retention_days);
+        Ok(Storage::at(place, config.max_video_bytes, config.upload_memory_bytes, retention))
     }
 
     /// A store that lives and dies with the process, for tests and benches. Takes videos up to 1 GiB.
     pub fn in_memory() -> Storage {
+        Storage::at(Place::in_memory(), IN_MEMORY_MAX_VIDEO_BYTES, IN_MEMORY_UPLOAD_BYTES, IN_MEMORY_RETENTION)
+    }
+
+    fn at(place: Place, max_video_bytes: u64, upload_memory_bytes: usize, retention: Retention) -> Storage {
+        let attributes = match place.keeps_attributes {
+            true => Attributes::from_iter([(Attribute::ContentType, CONTENT_TYPE)]),
+            false => Attributes::new(),
+        };
+        // never less than one part, or nothing could be stored
+        let memory_kib = upload_memory_bytes.max(place.part_bytes) / 1024;
         Storage {
-            store: Arc::new(InMemory::new()),
-            attributes: content_type(),
-            max_video_bytes: IN_MEMORY_MAX_VIDEO_BYTES,
+            store: place.store,
+            probe: place.probe,
+            attributes,
+            part_bytes: place.part_bytes,
+            upload_memory: Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS))),
+            max_video_bytes,
+            retention,
+            place: place.name,
         }
+    }
+
+    /// How long files are kept.
+    pub fn retention(&self) -> Retention {
+        self.retention
     }
 
     /// Reads an object, or the part of it that `range` names (end exclusive; cut at the end of the object).
@@ -224,35 +244,8 @@ impl Storage {
 impl fmt::Debug for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // By its name: a remote store's own `Debug` goes down to its credentials.
-        write!(f, "Storage({})", self.store)
+        write!(f, "Storage({})", self.place)
     }
-}
-
-fn content_type() -> Attributes {
-    Attributes::from_iter([(Attribute::ContentType, CONTENT_TYPE)])
-}
-
-/// A store in `path`. The directory itself is for its owner alone (the store makes files that all may read); those above
-/// it, which may be shared with other services, are made as usual.
-fn open_directory(path: PathBuf) -> anyhow::Result<LocalFileSystem> {
-    let make = || -> io::Result<()> {
-        let path = std::path::absolute(&path)?;
-        let Some(parent) = path.parent().filter(|_| !path.is_dir()) else { return Ok(()) };
-        let new_above: Vec<_> = parent.ancestors().take_while(|above| !above.is_dir()).collect();
-        fs::create_dir_all(parent)?;
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if !path.is_dir() => return Err(error),
-            _ => {}
-        }
-        // Each new name is durable once the directory that holds it is.
-        File::open(parent)?.sync_all()?;
-        new_above.iter().filter_map(|above| above.parent()).try_for_each(|holder| File::open(holder)?.sync_all())
-    };
-    make().with_context(|| format!("cannot make the storage directory {}", path.display()))?;
-    let store = LocalFileSystem::new_with_prefix(&path)
-        .with_context(|| format!("cannot open the storage directory {}", path.display()))?;
-    // Costs about 1 ms for a video of 140 kB and 4 ms for one of 4 MB on a virtual disk; 32 at a time share it to 0.5 ms.
-    Ok(store.with_fsync(true).with_automatic_cleanup(true))
 }
 
 /// The bytes of what was found; local files in larger chunks than the store's own 8 KiB, each of which would be a trip to
@@ -267,6 +260,15 @@ async fn stream_of(found: GetResult) -> object_store::Result<ByteStream> {
             let bytes = range.end - range.start;
             Ok(ReaderStream::with_capacity(file.take(bytes), READ_CHUNK_BYTES).boxed())
         }
-        GetResultPayload::Stream(stream) => Ok(stream.map_err(io::Error::from).boxed()),
+        GetResultPayload::Stream(stream) => Ok(with_idle_limit(stream.map_err(io::Error::from).boxed())),
     }
+}
+
+/// A store that falls silent ends the stream. The time in which nobody asks for more does not count.
+fn with_idle_limit(stream: ByteStream) -> ByteStream {
+    let next = async |mut stream: ByteStream| match tokio::time::timeout(READ_IDLE, stream.next()).await {
+        Ok(chunk) => Ok(chunk.transpose()?.map(|chunk| (chunk, stream))),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the object store fell silent")),
+    };
+    futures_util::stream::try_unfold(stream, next).boxed()
 }

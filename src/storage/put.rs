@@ -1,15 +1,23 @@
 //! Taking a video in: stream, check, hash, upload, and only then show it.
 //!
 //! Always holds: until [`Upload::publish`] nothing is visible under the key, so that every failure before it needs no
-//! more than to drop the upload's parts; an upload that is given up, even by dropping the future, is aborted.
+//! more than to drop the upload's parts; an upload that is given up, even by dropping the future, is aborted, and the
+//! abort is repeated for half an hour while the store is away.
+//! Memory: an upload holds one chunk of its source and one part, which is sent before the next is gathered. All uploads
+//! of a process together hold at most the configured `upload_memory_bytes`, and [`UNRESERVED_BYTES`] each: beyond these
+//! an upload reserves a whole part, or rests (and with it its source) until another upload is through. A source that
+//! drips stays below that for long, so it takes no reservation away.
 
 use std::mem;
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use object_store::{MultipartUpload, ObjectStore as _, PutMultipartOptions, PutOptions, PutPayload, PutPayloadMut};
 use ring::digest::{Context, SHA256};
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::mp4_check::{Mp4Check, NotAVideo};
 use super::{CONTENT_TYPE, ObjectKey, Storage};
@@ -17,8 +25,16 @@ use super::{CONTENT_TYPE, ObjectKey, Storage};
 /// Length of the parts of a multipart upload. 5 MiB is the least that S3 takes; all but the last are of the same length,
 /// as R2 wants it. A video up to this long goes up in one request.
 pub const PART_BYTES: usize = 5 << 20;
+/// The same for a local directory, where a part is only a write.
+pub(super) const LOCAL_PART_BYTES: usize = 1 << 20;
 /// A part is gathered in blocks of this length, so that a short video does not take a whole part's memory.
-const BLOCK_BYTES: usize = 256 << 10;
+const BLOCK_BYTES: usize = 64 << 10;
+/// What an upload may hold without a reservation: most clips of some seconds in small formats need none.
+const UNRESERVED_BYTES: usize = 256 << 10;
+/// How long the end of a failed upload waits for its parts to be dropped; then that goes on in the background.
+const ABORT_WITHIN: Duration = Duration::from_secs(2);
+/// The pauses before an abort is tried, and tried again.
+const ABORT_PAUSES_SECS: [u64; 7] = [0, 2, 10, 30, 120, 600, 1200];
 
 /// A video that is stored, whole and durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +85,7 @@ impl Storage {
         stream: impl Stream<Item = Result<Bytes, E>> + Send,
         expected_len: Option<u64>,
     ) -> Result<StoredVideo, StoreError<E>> {
-        let mut upload = Upload { storage: self, key, buffer: new_buffer(), multipart: None };
+        let mut upload = Upload { storage: self, key, buffer: new_buffer(), reserved: None, multipart: None };
         let outcome = match self.receive(&mut upload, stream, expected_len).await {
             Ok(received) => {
                 let published = upload.publish().await;
@@ -124,23 +140,35 @@ struct Upload<'a> {
     storage: &'a Storage,
     key: &'a ObjectKey,
     buffer: PutPayloadMut,
+    /// The right to hold a whole part; kept until the upload is over, so that nobody waits who holds something.
+    reserved: Option<OwnedSemaphorePermit>,
     /// Begun when there is more than one part.
     multipart: Option<Box<dyn MultipartUpload>>,
 }
 
 impl Upload<'_> {
     async fn write(&mut self, mut bytes: &[u8]) -> object_store::Result<()> {
+        let part_bytes = self.storage.part_bytes;
         while !bytes.is_empty() {
-            if self.buffer.content_length() == PART_BYTES {
+            if self.buffer.content_length() == part_bytes {
                 let part = self.take_buffer();
                 self.send_part(part).await?;
             }
-            let (fitting, rest) = bytes.split_at(bytes.len().min(PART_BYTES - self.buffer.content_length()));
+            let (fitting, rest) = bytes.split_at(bytes.len().min(part_bytes - self.buffer.content_length()));
+            if self.reserved.is_none() && self.buffer.content_length() + fitting.len() > UNRESERVED_BYTES {
+                self.reserve().await;
+            }
             // Copied, as a small chunk may keep a large buffer of the source alive.
             self.buffer.extend_from_slice(fitting);
             bytes = rest;
         }
         Ok(())
+    }
+
+    async fn reserve(&mut self) {
+        let part_kib = u32::try_from(self.storage.part_bytes / 1024).unwrap_or(u32::MAX);
+        // never closed
+        self.reserved = self.storage.upload_memory.clone().acquire_many_owned(part_kib).await.ok();
     }
 
     async fn send_part(&mut self, part: PutPayload) -> object_store::Result<()> {
@@ -172,11 +200,10 @@ impl Upload<'_> {
 
     /// Gives up what has not been published.
     async fn discard(mut self) {
-        if let Some(mut multipart) = self.multipart.take()
-            && let Err(error) = multipart.abort().await
-        {
+        if let Some(multipart) = self.multipart.take() {
+            let dropped = tokio::spawn(drop_parts(self.key.clone(), multipart));
             // The video's own outcome stands; what is left behind is unreachable and costs only space.
-            tracing::warn!(key = %self.key, %error, "could not remove the parts of a failed upload");
+            let _ = tokio::time::timeout(ABORT_WITHIN, dropped).await;
         }
     }
 
@@ -189,12 +216,26 @@ impl Drop for Upload<'_> {
     fn drop(&mut self) {
         // Reached with an upload under way only when the future of `put_video` is dropped: remote stores keep the parts
         // (and bill them) until they are told.
-        if let Some(mut multipart) = self.multipart.take()
+        if let Some(multipart) = self.multipart.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(async move { multipart.abort().await });
+            runtime.spawn(drop_parts(self.key.clone(), multipart));
         }
     }
+}
+
+async fn drop_parts(key: ObjectKey, mut multipart: Box<dyn MultipartUpload>) {
+    for (tried, pause_secs) in ABORT_PAUSES_SECS.into_iter().enumerate() {
+        tokio::time::sleep(Duration::from_secs(pause_secs)).await;
+        match multipart.abort().await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => return,
+            Err(error) if tried == 0 => {
+                tracing::warn!(%key, %error, "the parts of a failed upload are not removed yet; it is tried again");
+            }
+            Err(_) => {}
+        }
+    }
+    tracing::error!(%key, "the parts of a failed upload remain in the store; a lifecycle rule of the bucket removes them");
 }
 
 fn new_buffer() -> PutPayloadMut {

@@ -10,7 +10,12 @@ use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use ring::digest;
 use tempfile::TempDir;
 
-use super::{NotAVideo, ObjectKey, PART_BYTES, ReadError, Storage, StorageSettings, StoreError, StoredObject};
+use super::put::LOCAL_PART_BYTES;
+use super::{
+    ImageError, ImageKind, MAX_IMAGE_BYTES, NotAVideo, ObjectKey, PART_BYTES, ReadError, Storage, StoreClients,
+    StoreError, StoredObject,
+};
+use crate::config::{Config, StorageConfig};
 use crate::domain::{AttemptId, BatchId, TenantId, VideoId};
 
 const LIMIT_BYTES: u64 = 64 << 20;
@@ -47,8 +52,22 @@ fn body(file: &[u8]) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + u
     stream::iter(chunks)
 }
 
-fn open(place: impl Into<String>) -> Storage {
-    Storage::open(&StorageSettings { url_or_path: place.into(), max_video_bytes: LIMIT_BYTES }).unwrap()
+fn config(place: &str, more: &str) -> StorageConfig {
+    let text = format!("[storage]\nurl = {place:?}\nmax_video_bytes = {LIMIT_BYTES}\n{more}");
+    Config::from_sources(&text, []).unwrap().storage
+}
+
+fn no_clients() -> anyhow::Result<StoreClients> {
+    panic!("a local store needs no connections")
+}
+
+fn some_clients() -> anyhow::Result<StoreClients> {
+    crate::providers::egress::install_crypto();
+    Ok(StoreClients { write: reqwest::Client::new(), read: reqwest::Client::new() })
+}
+
+fn open(place: impl AsRef<str>) -> Storage {
+    Storage::open(&config(place.as_ref(), ""), no_clients).unwrap()
 }
 
 fn in_directory() -> (Storage, TempDir) {
@@ -268,14 +287,98 @@ fn the_place_is_a_directory_or_a_url_of_a_known_kind() {
     open(path.to_str().unwrap());
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
     open(format!("file://{}", path.display()));
-    for unknown in ["gs://bucket/videos", "https://example.test/videos", "file://host/videos", "nothing://"] {
-        let settings = StorageSettings { url_or_path: unknown.to_owned(), max_video_bytes: 1 };
-        assert!(Storage::open(&settings).is_err(), "{unknown}");
-    }
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
-    let settings = StorageSettings { url_or_path: file.to_str().unwrap().to_owned(), max_video_bytes: 1 };
-    assert!(Storage::open(&settings).is_err());
+    assert!(Storage::open(&config(file.to_str().unwrap(), ""), no_clients).is_err());
+    for (place, more) in [
+        ("s3://bucket", ""),
+        ("s3://bucket/prefix", "access_key_id = \"AK\"\nsecret_access_key = \"hunter2\"\nregion = \"eu-west-1\""),
+        ("s3://bucket/prefix", "endpoint = \"https://s3.example.com:9000/\"\nvirtual_hosted = true"),
+        ("gs://bucket/prefix", ""),
+        ("az://container/prefix", "access_key_id = \"account\"\nsecret_access_key = \"aHVudGVyMg==\""),
+    ] {
+        let storage = Storage::open(&config(place, more), some_clients).unwrap();
+        let shown = format!("{storage:?}");
+        assert!(shown.contains(place) && !shown.contains("hunter2") && !shown.contains("aHVudGVyMg"), "{shown}");
+    }
+    let no_account = config("az://container/prefix", "");
+    let refused = Storage::open(&no_account, some_clients).unwrap_err();
+    assert!(format!("{refused:#}").contains("az://container/prefix"), "{refused:#}");
+}
+
+#[tokio::test]
+async fn a_probe_tells_whether_a_place_can_be_written_to() {
+    Storage::in_memory().probe().await.unwrap();
+    let (storage, directory) = in_directory();
+    storage.probe().await.unwrap();
+    assert_eq!(files(&directory), Vec::<PathBuf>::new());
+    fs::write(directory.path().join("freezeframe-probe"), "in the way").unwrap();
+    let error = storage.probe().await.unwrap_err().to_string();
+    assert!(error.contains(directory.path().to_str().unwrap()) && error.contains("write"), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_share_a_bounded_memory_and_a_dripping_source_takes_none_of_it() {
+    // room for eight parts of a local directory
+    let directory = tempfile::tempdir().unwrap();
+    let settings = config(directory.path().to_str().unwrap(), "upload_memory_bytes = 8388608");
+    let storage = Storage::open(&settings, no_clients).unwrap();
+    let file = clip(2 * LOCAL_PART_BYTES);
+    let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+    let stuck = |bytes: usize| {
+        let started = started.clone();
+        let head = body(&file[..bytes]);
+        head.chain(stream::once(async move {
+            started.send(()).unwrap();
+            std::future::pending().await
+        }))
+    };
+    let mut uploads = tokio::task::JoinSet::new();
+    let mut begin = |bytes: usize| {
+        let (storage, source) = (storage.clone(), stuck(bytes));
+        uploads.spawn(async move { storage.put_video(&new_key(), source, None).await });
+    };
+    (0..20).for_each(|_| begin(200_000));
+    (0..20).for_each(|_| begin(LOCAL_PART_BYTES));
+    // all that drip come to their end, and of the others as many as there is room for
+    for _ in 0..28 {
+        tokio::time::timeout(Duration::from_secs(30), starts.recv()).await.unwrap().unwrap();
+    }
+    assert_eq!(storage.upload_memory.available_permits(), 0);
+    let small = clip(100_000);
+    storage.put_video(&new_key(), body(&small), None).await.unwrap();
+    assert!(starts.try_recv().is_err(), "more uploads than there is memory for");
+    uploads.shutdown().await;
+    storage.put_video(&new_key(), body(&file), None).await.unwrap();
+    assert_eq!(storage.upload_memory.available_permits(), 8192);
+}
+
+#[tokio::test]
+async fn a_picture_is_taken_by_its_bytes_and_found_beside_its_video() {
+    let png = [b"\x89PNG\r\n\x1a\n".as_slice(), &[0; 50], b"IEND\xae\x42\x60\x82"].concat();
+    let jpeg = [[0xff, 0xd8, 0xff, 0xe0].as_slice(), &[0; 50], &[0xff, 0xd9]].concat();
+    let webp = [b"RIFF".as_slice(), &44u32.to_le_bytes(), b"WEBP", &[0; 40]].concat();
+    let (local, _directory) = in_directory();
+    for storage in [Storage::in_memory(), local] {
+        for (image, kind) in [(&png, ImageKind::Png), (&jpeg, ImageKind::Jpeg), (&webp, ImageKind::Webp)] {
+            let key = new_key().its_thumbnail();
+            let stored = storage.put_image(&key, body(image)).await.unwrap();
+            assert_eq!((stored.kind, stored.bytes), (kind, image.len() as u64));
+            assert_eq!(stored.sha256, digest::digest(&digest::SHA256, image).as_ref());
+            assert_eq!(storage.get_image(&key).await.unwrap(), Some((kind, image.clone().into())));
+            let cut = storage.put_image(&new_key(), body(&image[..image.len() - 1])).await;
+            assert!(matches!(cut, Err(ImageError::NotAnImage)), "{cut:?}");
+        }
+        for other in [b"".as_slice(), b"<svg xmlns='http://www.w3.org/2000/svg'></svg>", b"GIF89a", &clip(10)] {
+            let refused = storage.put_image(&new_key(), body(other)).await;
+            assert!(matches!(refused, Err(ImageError::NotAnImage)), "{refused:?}");
+        }
+        let huge = stream::repeat(Bytes::from_static(&[0xff; 1 << 16])).map(Ok::<_, Infallible>);
+        let refused = storage.put_image(&new_key(), huge.take(MAX_IMAGE_BYTES)).await;
+        assert!(matches!(refused, Err(ImageError::TooLarge)), "{refused:?}");
+        assert_eq!(storage.get_image(&new_key()).await.unwrap(), None);
+    }
 }
 
 #[test]
@@ -285,4 +388,7 @@ fn a_key_is_made_of_bare_ids() {
     let key = ObjectKey::video(tenant, batch, video, attempt);
     let expected = format!("{}/{}/{}/{}.mp4", tenant.bare(), batch.bare(), video.bare(), attempt.bare());
     assert_eq!(key.to_string(), expected);
+    let thumbnail = ObjectKey::thumbnail(tenant, batch, video, attempt);
+    assert_eq!(thumbnail, key.its_thumbnail());
+    assert_eq!(thumbnail.to_string(), expected.replace(".mp4", ".thumbnail"));
 }

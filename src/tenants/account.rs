@@ -93,6 +93,22 @@ pub async fn insert(conn: &mut PgConnection, stored: &StoredTenant) -> Result<()
     Ok(())
 }
 
+/// Sets how long a tenant's files are kept, in days of 24 hours; `None` for as long as the installation keeps files. Holds
+/// for the files that are there already. `false` when there is no such tenant.
+///
+/// # Errors
+/// The database's; it refuses zero days.
+pub async fn set_retention(conn: &mut PgConnection, id: TenantId, days: Option<u32>) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query!(
+        "update tenants set retention_days = $2 where id = $1",
+        id as TenantId,
+        days.map(u32::cast_signed),
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// The tenant of a key that is in force. The key was parsed before, so a mistyped one never gets here.
 ///
 /// # Errors

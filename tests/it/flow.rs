@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use freezeframe::emulator::{Fault, Nth, Profile, Rule};
 use freezeframe::storage::LinkSigner;
 use reqwest::Method;
@@ -247,9 +247,9 @@ async fn assert_links_cannot_be_made_up(app: &TestApp, video: &Value, url: &str)
     let id = video["video_id"].as_str().unwrap();
     let master = (*app.master).clone();
     let signer = LinkSigner::new(&master, app.base().parse().unwrap(), Duration::from_secs(60)).unwrap();
-    let expired = signer.sign(id.parse().unwrap(), Utc::now() - TimeDelta::days(2));
+    let expired = signer.sign(id.parse().unwrap(), Utc::now() - TimeDelta::days(2), DateTime::<Utc>::MAX_UTC);
     assert_eq!(status(expired.url.to_string()).await, 410);
-    let stranger = signer.sign(freezeframe::domain::VideoId::generate(), Utc::now());
+    let stranger = signer.sign(freezeframe::domain::VideoId::generate(), Utc::now(), DateTime::<Utc>::MAX_UTC);
     assert_eq!(status(stranger.url.to_string()).await, 404);
 }
 

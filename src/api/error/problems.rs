@@ -56,7 +56,9 @@ kinds! {
     KeyInFlight = "key-in-flight" CONFLICT "Same request is being processed"
         "Repeat the request after `Retry-After`; it is then answered like the first.";
     ExpiredLink = "expired-link" GONE "Link expired"
-        "Read the video again for a new link; the file is still there.";
+        "Read the video again for a new link; there is one as long as the file is kept.";
+    FilePurged = "file-purged" GONE "File no longer kept"
+        "Nothing brings it back: fetch files before the `kept_until` of their `output`, or ask for a longer retention.";
     BodyTooLarge = "body-too-large" PAYLOAD_TOO_LARGE "Body too large"
         "Split the batch.";
     UnsupportedMediaType = "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "Content type not supported"
