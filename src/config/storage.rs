@@ -115,9 +115,6 @@ fn read_access(section: &mut Section<'_>, scheme: &str, variables: &BTreeMap<Str
         section
             .problem("access_key_id", "is not for gs://; give credentials_file, or run with the machine's own account");
     }
-    if scheme != "gs" && access.credentials_file.is_some() {
-        section.problem("credentials_file", "is for gs:// alone");
-    }
     access
 }
 

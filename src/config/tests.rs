@@ -206,12 +206,13 @@ fn keys_of_a_bucket_come_from_settings_or_the_vendors_variables_and_are_never_sh
         ("access_key_id = \"AK\"", "must be given together"),
         ("retention_days = 0", "`storage.retention_days` must be a whole number from 1"),
         ("endpoint = \"https://key:hunter2@s3.example.com\"", "`storage.endpoint` must be"),
-        ("credentials_file = \"x\"", "is for gs:// alone"),
         ("upload_memory_bytes = 100", "`storage.upload_memory_bytes` must be"),
     ] {
         let found = problems(&format!("[storage]\nurl = \"s3://bucket\"\n{wrong}"), &[]).join("\n");
         assert!(found.contains(part) && !found.contains("hunter2"), "{wrong}: {found}");
     }
+    let google = "[storage]\nurl = \"gs://bucket\"\naccess_key_id = \"AK\"\nsecret_access_key = \"hunter2\"";
+    assert!(problems(google, &[])[0].contains("is not for gs://"));
 }
 
 #[test]

@@ -136,7 +136,8 @@ pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 #[derive(Clone)]
 pub struct Storage {
     store: Arc<dyn ObjectStore>,
-    probe: Arc<dyn ObjectStore>,
+    /// The same with fewer retries, for what somebody waits for.
+    hasty: Arc<dyn ObjectStore>,
     /// What is told to the store of every object; a local directory can keep nothing.
     attributes: Attributes,
     part_bytes: usize,
@@ -176,7 +177,7 @@ impl Storage {
         let memory_kib = upload_memory_bytes.max(place.part_bytes) / 1024;
         Storage {
             store: place.store,
-            probe: place.probe,
+            hasty: place.hasty,
             attributes,
             part_bytes: place.part_bytes,
             upload_memory: Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS))),
@@ -201,7 +202,8 @@ impl Storage {
         range: Option<Range<u64>>,
     ) -> Result<(StoredObject, ByteStream), ReadError> {
         let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
-        match self.store.get_opts(&key.0, options).await {
+        let found = tokio::time::timeout(READ_IDLE, self.hasty.get_opts(&key.0, options)).await;
+        match found.unwrap_or_else(|_| Err(silent())) {
             Ok(found) => {
                 let object = StoredObject { bytes: found.meta.size, range: found.range.clone() };
                 let stream = stream_of(found).await.map_err(|source| ReadError::new(key, source))?;
@@ -222,7 +224,7 @@ impl Storage {
     /// # Errors
     /// [`ReadError::Store`].
     pub async fn head(&self, key: &ObjectKey) -> Result<Option<u64>, ReadError> {
-        match self.store.head(&key.0).await {
+        match self.hasty.head(&key.0).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(ReadError::new(key, source)),
@@ -264,11 +266,16 @@ async fn stream_of(found: GetResult) -> object_store::Result<ByteStream> {
     }
 }
 
+fn silent() -> object_store::Error {
+    let source = io::Error::new(io::ErrorKind::TimedOut, "the object store fell silent");
+    object_store::Error::Generic { store: "read", source: source.into() }
+}
+
 /// A store that falls silent ends the stream. The time in which nobody asks for more does not count.
 fn with_idle_limit(stream: ByteStream) -> ByteStream {
     let next = async |mut stream: ByteStream| match tokio::time::timeout(READ_IDLE, stream.next()).await {
         Ok(chunk) => Ok(chunk.transpose()?.map(|chunk| (chunk, stream))),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the object store fell silent")),
+        Err(_) => Err(silent().into()),
     };
     futures_util::stream::try_unfold(stream, next).boxed()
 }

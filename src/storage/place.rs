@@ -33,8 +33,10 @@ use crate::config::{StorageConfig, StoreAccess};
 /// Retries of one request. A store that is away for longer is told to the caller, whose own pause is longer.
 const RETRIES: usize = 5;
 const RETRY_WITHIN: Duration = Duration::from_secs(60);
-/// The probe at start is to tell what is wrong, not to wait until it is right.
-const PROBE_RETRIES: usize = 1;
+/// The same where somebody waits for the answer: a reader, who can ask again, and the probe at start, which is to tell what
+/// is wrong and not to wait until it is right.
+const HASTY_RETRIES: usize = 2;
+const HASTY_RETRY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The HTTP clients of a remote store, from the one door for outbound connections.
 #[derive(Clone, Debug)]
@@ -54,16 +56,23 @@ impl HttpConnector for StoreClients {
 #[async_trait]
 impl HttpService for StoreClients {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let client = if request.method() == reqwest::Method::GET { &self.read } else { &self.write };
+        let client = if reads_an_object(&request) { &self.read } else { &self.write };
         client.call(request).await
     }
+}
+
+/// What fetches credentials of the machine is a GET too, but carries none.
+fn reads_an_object(request: &HttpRequest) -> bool {
+    let signed = request.headers().contains_key(reqwest::header::AUTHORIZATION)
+        || request.uri().query().is_some_and(|query| query.contains("sig="));
+    request.method() == reqwest::Method::GET && signed
 }
 
 /// An opened place.
 pub(super) struct Place {
     pub(super) store: Arc<dyn ObjectStore>,
     /// The same place with fewer retries.
-    pub(super) probe: Arc<dyn ObjectStore>,
+    pub(super) hasty: Arc<dyn ObjectStore>,
     pub(super) part_bytes: usize,
     /// Whether objects keep a content type.
     pub(super) keeps_attributes: bool,
@@ -74,7 +83,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn in_memory() -> Place {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        Place { probe: store.clone(), store, part_bytes: PART_BYTES, keeps_attributes: true, name: "memory".into() }
+        Place { hasty: store.clone(), store, part_bytes: PART_BYTES, keeps_attributes: true, name: "memory".into() }
     }
 
     pub(super) fn open(
@@ -89,21 +98,23 @@ impl Place {
                 let path = path.context("the storage URL names no local directory; expected file:///directory")?;
                 let name = path.display().to_string().into();
                 let store: Arc<dyn ObjectStore> = Arc::new(open_directory(path)?);
-                let probe = store.clone();
-                Ok(Place { store, probe, part_bytes: LOCAL_PART_BYTES, keeps_attributes: false, name })
+                let hasty = store.clone();
+                Ok(Place { store, hasty, part_bytes: LOCAL_PART_BYTES, keeps_attributes: false, name })
             }
             "s3" | "gs" | "az" => {
                 let clients = clients()?;
-                let open = |retries| {
-                    remote(url, access, &clients, retries)
-                        .with_context(|| format!("the storage {url} cannot be set up"))
+                let open = |max_retries, retry_timeout| {
+                    let backoff = BackoffConfig { max_backoff: Duration::from_secs(10), ..BackoffConfig::default() };
+                    let retry = RetryConfig { backoff, max_retries, retry_timeout };
+                    remote(url, access, &clients, retry).with_context(|| format!("the storage {url} cannot be set up"))
                 };
-                let (store, probe) = (open(RETRIES)?, open(PROBE_RETRIES)?);
+                let store = open(RETRIES, RETRY_WITHIN)?;
+                let hasty = open(HASTY_RETRIES, HASTY_RETRY_WITHIN)?;
                 let name = match &access.endpoint {
                     Some(endpoint) => format!("{url} at {endpoint}").into(),
                     None => url.as_str().into(),
                 };
-                Ok(Place { store, probe, part_bytes: PART_BYTES, keeps_attributes: true, name })
+                Ok(Place { store, hasty, part_bytes: PART_BYTES, keeps_attributes: true, name })
             }
             other => anyhow::bail!("storage of kind `{other}://` is not known; use a directory, file, s3, gs or az"),
         }
@@ -114,12 +125,10 @@ fn remote(
     url: &Url,
     access: &StoreAccess,
     clients: &StoreClients,
-    max_retries: usize,
+    retry: RetryConfig,
 ) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let bucket = url.host_str().context("it names no bucket")?;
     let prefix = Path::from_url_path(url.path()).context("its path cannot be part of a key")?;
-    let backoff = BackoffConfig { max_backoff: Duration::from_secs(10), ..BackoffConfig::default() };
-    let retry = RetryConfig { backoff, max_retries, retry_timeout: RETRY_WITHIN };
     Ok(match url.scheme() {
         "s3" => {
             let builder = s3(bucket, access)?.with_retry(retry).with_http_connector(clients.clone());
@@ -166,7 +175,8 @@ fn s3(bucket: &str, access: &StoreAccess) -> anyhow::Result<AmazonS3Builder> {
     if access.virtual_hosted {
         builder = builder.with_virtual_hosted_style_request(true);
     }
-    Ok(builder.with_bucket_name(bucket))
+    // objects are deleted one by one, by the request that every service understands
+    Ok(builder.with_disable_bulk_delete(true).with_bucket_name(bucket))
 }
 
 fn gs(bucket: &str, access: &StoreAccess) -> GoogleCloudStorageBuilder {

@@ -56,11 +56,11 @@ impl Storage {
         let probed = tokio::time::timeout(WITHIN, async {
             let key = Path::from_iter(["freezeframe-probe".to_owned(), Ulid::generate().to_string()]);
             let text = key.to_string();
-            self.probe.put(&key, PutPayload::from(text.clone().into_bytes())).await?;
+            self.hasty.put(&key, PutPayload::from(text.clone().into_bytes())).await?;
             act = Act::Read;
-            let found = self.probe.get(&key).await?.bytes().await?;
+            let found = self.hasty.get(&key).await?.bytes().await?;
             act = Act::Delete;
-            self.probe.delete(&key).await?;
+            self.hasty.delete(&key).await?;
             Ok::<bool, Error>(found == text.as_bytes())
         });
         match probed.await {

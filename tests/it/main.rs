@@ -15,5 +15,6 @@ mod grafana;
 mod house;
 mod ledger;
 mod routes;
+mod storage;
 mod store;
 mod webhooks;

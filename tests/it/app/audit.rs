@@ -136,10 +136,12 @@ impl Audit<'_> {
     /// A video charged is a file stored, of the size and hash that the customer is told.
     async fn files(&self, findings: &mut Vec<String>) {
         let rows =
-            sqlx::query("select id, output_key, output_bytes, output_sha256 from videos where state = 'succeeded'")
-                .fetch_all(self.pool)
-                .await
-                .unwrap();
+            sqlx::query(
+                "select id, output_key, output_bytes, output_sha256 from videos where state = 'succeeded' and purged_at is null",
+            )
+            .fetch_all(self.pool)
+            .await
+            .unwrap();
         for row in rows {
             let (id, key): (String, String) = (row.get(0), row.get(1));
             let (bytes, sha256): (i64, Vec<u8>) = (row.get(2), row.get(3));

@@ -9,6 +9,7 @@ pub mod instant;
 pub mod postgres;
 pub mod process;
 pub mod receiver;
+pub mod s3;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,6 +62,8 @@ pub struct TestSettings {
     pub submit_timeout_secs: u64,
     /// Where videos are stored; a directory of the test's own when absent.
     pub storage: Option<&'static str>,
+    /// Further lines of the settings, behind those of `[storage]`; new sections may follow.
+    pub more_storage: String,
     /// Makes the videos in place of the emulator, for the roles inside the test.
     pub provider: Option<MakeProvider>,
     /// The account `veo` is at an emulator of its own.
@@ -83,6 +86,7 @@ impl Default for TestSettings {
             webhook_timeout_secs: 5,
             submit_timeout_secs: 5,
             storage: None,
+            more_storage: String::new(),
             provider: None,
             two_emulators: false,
             models: String::new(),
@@ -156,6 +160,7 @@ timeout_secs = {webhook_timeout_secs}
 
 [storage]
 url = "{videos}"
+{more_storage}
 
 [attempts]
 lookup_settle_secs = 2
@@ -164,6 +169,7 @@ submit_timeout_secs = {submit_timeout_secs}
 "#,
         data = dir.join("data").display(),
         videos = settings.storage.map_or_else(|| dir.join("videos").display().to_string(), str::to_owned),
+        more_storage = settings.more_storage,
         private = settings.allow_private_webhooks,
     );
     for (name, emulator) in accounts {
