@@ -12,7 +12,7 @@ use freezeframe::providers::{
     ByteStream, Egress, FetchError, FindOutcome, GenerationRequest, Handle, Output, PollOutcome, Provider, Registry,
     SubmitOutcome,
 };
-use freezeframe::storage::{ObjectKey, Storage, StorageSettings, StoreError, StoredVideo};
+use freezeframe::storage::{ObjectKey, Storage, StoreError, StoredVideo};
 use ring::digest::{SHA256, digest};
 
 use super::Surface;
@@ -53,9 +53,11 @@ impl<'s> Stage<'s> {
             Some(bug) => plant(bug, provider, &emulator),
             None => provider,
         };
-        let storage = StorageSettings { url_or_path: "memory://".to_owned(), max_video_bytes: MAX_VIDEO_BYTES };
+        let settings = format!("[storage]\nurl = \"memory://\"\nmax_video_bytes = {MAX_VIDEO_BYTES}");
+        let storage = Config::from_sources(&settings, [])?.storage;
+        let storage = Storage::open(&storage, || anyhow::bail!("memory needs no connection"))?;
         let attempt = AttemptId::generate();
-        Ok(Stage { surface, emulator, provider, attempt, storage: Storage::open(&storage)? })
+        Ok(Stage { surface, emulator, provider, attempt, storage })
     }
 
     /// The same adapter with another key.
