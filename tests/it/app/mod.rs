@@ -60,6 +60,7 @@ pub struct TestSettings {
     pub max_body_bytes: usize,
     pub webhook_timeout_secs: u64,
     pub submit_timeout_secs: u64,
+    pub sweep_secs: u64,
     /// Where videos are stored; a directory of the test's own when absent.
     pub storage: Option<&'static str>,
     /// Further lines of the settings, behind those of `[storage]`; new sections may follow.
@@ -85,6 +86,7 @@ impl Default for TestSettings {
             max_body_bytes: 4 << 20,
             webhook_timeout_secs: 5,
             submit_timeout_secs: 5,
+            sweep_secs: 1,
             storage: None,
             more_storage: String::new(),
             provider: None,
@@ -128,7 +130,7 @@ impl Drop for TestApp {
 }
 
 fn settings_text(accounts: [(&str, &Emulator); 2], dir: &Path, settings: &TestSettings) -> String {
-    let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, .. } = settings;
+    let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, sweep_secs, .. } = settings;
     let mut text = format!(
         r#"
 data_dir = "{data}"
@@ -143,7 +145,7 @@ slots = {slots}
 heartbeat_ms = 200
 dead_after_ms = 2000
 poll_ms = 20
-sweep_secs = 1
+sweep_secs = {sweep_secs}
 webhook_slots = 8
 finalize_slots = 4
 
