@@ -29,9 +29,12 @@ impl ProviderKind {
     /// Every kind, as the settings name it.
     pub const NAMES: [&str; 3] = ["openai_videos", "veo_gemini", "veo_vertex"];
 
-    /// Whether the account's key is what a request carries.
+    /// Whether the account has a key of its own.
     fn has_key(&self) -> bool {
-        !matches!(self, ProviderKind::VeoVertex(..))
+        match self {
+            ProviderKind::OpenaiVideos | ProviderKind::VeoGemini(_) => true,
+            ProviderKind::VeoVertex(_, vertex) => vertex.identity == GoogleIdentity::Key,
+        }
     }
 }
 
@@ -60,6 +63,8 @@ pub struct VertexConfig {
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GoogleIdentity {
+    /// A service account: the account's key is the JSON text of its key file.
+    Key,
     /// A service account: the JSON file of its key.
     KeyFile(PathBuf),
     /// The machine's own account, asked for at the metadata server.
@@ -179,7 +184,15 @@ fn read_vertex(section: &mut Section<'_>) -> Option<VertexConfig> {
         name
     };
     let (project, location) = (name(section, "project"), name(section, "location"));
-    let key_file = section.text("key_file");
+    let identity = match (section.text("key_file"), section.has("api_key_env")) {
+        (Some(_), true) => {
+            section.problem("key_file", "and api_key_env are both there; name one of them");
+            GoogleIdentity::Key
+        }
+        (Some(path), false) => GoogleIdentity::KeyFile(path.into()),
+        (None, true) => GoogleIdentity::Key,
+        (None, false) => GoogleIdentity::Metadata,
+    };
     let storage_uri = section.text("storage_uri").map(|uri| uri.trim_end_matches('/').to_owned());
     let is_bucket =
         |uri: &str| uri.strip_prefix("gs://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
@@ -191,7 +204,7 @@ fn read_vertex(section: &mut Section<'_>) -> Option<VertexConfig> {
     Some(VertexConfig {
         project: project?,
         location: location?,
-        identity: key_file.map_or(GoogleIdentity::Metadata, |path| GoogleIdentity::KeyFile(path.into())),
+        identity,
         storage_uri,
         storage_base_url: storage_base_url.or_else(|| Url::parse("https://storage.googleapis.com").ok())?,
         generate_audio,

@@ -158,6 +158,11 @@ impl<'a> Section<'a> {
         self.problems.push(format!("`{}{key}` {what}", self.path));
     }
 
+    /// Whether the file says something about a key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// Notes that a key which has no default is missing from the file.
     pub(super) fn require(&mut self, key: &str) {
         if !self.table.contains_key(key) {

@@ -21,6 +21,8 @@ pub(super) struct Order {
     /// `WIDTHxHEIGHT`, one of the model's sizes.
     pub(super) size: Arc<str>,
     pub(super) seconds: u32,
+    /// Where the client wants the file, such as `gs://bucket/prefix/`.
+    pub(super) destination: Option<Arc<str>>,
 }
 
 /// What one look at a job shows. Each surface spells it in its vendor's words.
@@ -306,7 +308,13 @@ mod tests {
     use super::*;
 
     fn job(on_job: Option<Fault>) -> Job {
-        let order = Order { model: "sora-2".into(), prompt: "a fox".into(), size: "1280x720".into(), seconds: 4 };
+        let order = Order {
+            model: "sora-2".into(),
+            prompt: "a fox".into(),
+            size: "1280x720".into(),
+            seconds: 4,
+            destination: None,
+        };
         let terms = Terms {
             prompt_sha256: [0xab; 32],
             nth: 1,

@@ -207,6 +207,7 @@ fn catalogue() -> Vec<ModelCard> {
     const HD: &[&str] = &["720x1280", "1280x720"];
     const TALL: &[&str] = &["1024x1792", "1792x1024"];
     const FULL: &[&str] = &["1080x1920", "1920x1080"];
+    const ULTRA: &[&str] = &["2160x3840", "3840x2160"];
     const SORA: &[&str] = &["4", "8", "12", "16", "20"];
     const VEO: &[&str] = &["8", "4", "6"];
     let sora = |name| ModelCard::new(name, SORA, &[(10, HD)]);
@@ -223,6 +224,8 @@ fn catalogue() -> Vec<ModelCard> {
         veo("veo-3.1-generate-001"),
         fast("veo-3.1-fast"),
         fast("veo-3.1-fast-generate-001"),
+        ModelCard::new("veo-3.1-generate-preview", VEO, &[(40, HD), (40, FULL), (60, ULTRA)]),
+        ModelCard::new("veo-3.1-fast-generate-preview", VEO, &[(10, HD), (12, FULL), (30, ULTRA)]),
     ]
 }
 

@@ -161,6 +161,18 @@ impl Studio {
         })
     }
 
+    /// The finished videos whose destination begins with `place`.
+    pub(super) fn finished_below(&self, place: &str) -> Vec<Sight> {
+        let now_ms = self.clock.now_ms();
+        let memory = self.memory();
+        let there = memory.jobs.iter().filter(|job| {
+            job.is_visible()
+                && job.availability(now_ms).is_ok()
+                && job.order.destination.as_deref().is_some_and(|destination| destination.starts_with(place))
+        });
+        there.map(|job| job.sight(now_ms)).collect()
+    }
+
     /// A download of the video itself (`counts`), which the book counts, or of one of its pictures.
     pub(super) fn download(&self, id: &str, counts: bool) -> Result<Download, NoFile> {
         let now_ms = self.clock.now_ms();

@@ -15,9 +15,11 @@
 mod adapter;
 pub mod catalogue;
 pub mod egress;
+mod google;
 mod openai_videos;
 #[cfg(test)]
 mod tests;
+mod veo;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +36,7 @@ use crate::domain::{AttemptId, FailureClass, Size};
 pub use catalogue::{Catalogue, CatalogueError, Model};
 pub use egress::{Answer, Egress, EgressError, EgressPolicy, GuardedClient};
 pub use openai_videos::OpenaiVideos;
+pub use veo::Veo;
 
 /// One video to be made. Everything that has a price is spelled out: a provider's defaults cost money too.
 #[derive(Clone, Copy)]
@@ -323,7 +326,8 @@ impl Registry {
 fn build(account: &ProviderConfig, attempts: &AttemptsConfig, egress: &Egress) -> anyhow::Result<Arc<dyn Provider>> {
     Ok(match &account.kind {
         ProviderKind::OpenaiVideos => Arc::new(OpenaiVideos::new(account, attempts, egress)?),
-        ProviderKind::VeoGemini(_) | ProviderKind::VeoVertex(..) => anyhow::bail!("its kind is not served yet"),
+        ProviderKind::VeoGemini(veo) => Arc::new(Veo::on_gemini(account, veo, attempts, egress)?),
+        ProviderKind::VeoVertex(veo, vertex) => Arc::new(Veo::on_vertex(account, veo, vertex, attempts, egress)?),
     })
 }
 

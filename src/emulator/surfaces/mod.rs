@@ -3,12 +3,17 @@
 //! | prefix | protocol |
 //! |---|---|
 //! | `/v1/videos` | [`openai_videos`] |
+//! | `/veo/v1beta` | [`veo`], as the Gemini API serves it |
+//! | `/vertex/v1` | [`veo`], as Vertex AI serves it |
+//! | `/gcs/storage/v1`, `/oauth/token` | the bucket and the tokens that belong to Vertex AI: [`google`] |
 //!
 //! A surface turns bytes into an [`Order`](super::jobs::Order) as strictly as its vendor does, and what the studio says
 //! into the vendor's words; it decides nothing. A new one is a module with `routes()` and a line in [`mount`]. It has to
 //! answer every [`Fault`](super::script::Fault): [`created`] does what all have in common.
 
+mod google;
 mod openai_videos;
+mod veo;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +33,9 @@ const GATEWAY_PAGE: &str =
 
 /// Every surface at its prefix.
 pub(super) fn mount(routes: Route) -> Route {
-    routes.nest("/v1/videos", openai_videos::routes())
+    let routes = routes.nest("/v1/videos", openai_videos::routes());
+    let routes = routes.nest("/veo/v1beta", veo::gemini_routes()).nest("/vertex/v1", veo::vertex_routes());
+    routes.nest("/gcs/storage/v1", google::storage_routes()).at("/oauth/token", google::token_route())
 }
 
 /// An error of the server itself, such as an unknown path.

@@ -146,15 +146,30 @@ impl ApiClient {
 
     /// Reads JSON, with repeats; `None` when the server says that it is not there ([`Vocabulary::not_there`]).
     pub(in crate::providers) async fn read(&self, ask: &Ask, bounds: JsonBounds) -> Result<Option<Value>, ReadError> {
-        reads::retry(READ_BOUND, || self.read_once(ask, bounds)).await
+        // a film inside of the answer takes its time
+        let (once, bound) = match bounds.carries_file() {
+            true => (self.download_timeout, READ_BOUND.max(self.download_timeout)),
+            false => (READ_TIMEOUT, READ_BOUND),
+        };
+        reads::retry(bound, || self.read_once(ask, bounds, once)).await?
     }
 
-    async fn read_once(&self, ask: &Ask, bounds: JsonBounds) -> Result<Option<Value>, ReadError> {
-        let response = self.ask(ask).await?.send().await.map_err(|error| unavailable(&error))?;
-        let reply = Reply::read(response, bounds).await;
+    /// The inner error is one that repeating would only repeat.
+    async fn read_once(
+        &self,
+        ask: &Ask,
+        bounds: JsonBounds,
+        timeout: Duration,
+    ) -> Result<Result<Option<Value>, ReadError>, ReadError> {
+        let sent = self.ask(ask).await?.timeout(timeout).send().await;
+        let reply = Reply::read(sent.map_err(|error| unavailable(&error))?, bounds).await;
         match reply.status {
-            200..300 => reply.value.map(Some).map_err(|cause| ReadError::Unavailable { cause }),
-            status if self.vocabulary.not_there.contains(&status) => Ok(None),
+            200..300 => match reply.value {
+                Ok(value) => Ok(Ok(Some(value))),
+                Err(cause) if reply.too_much => Ok(Err(ReadError::Unavailable { cause })),
+                Err(cause) => Err(ReadError::Unavailable { cause }),
+            },
+            status if self.vocabulary.not_there.contains(&status) => Ok(Ok(None)),
             _ => Err(self.refused(&reply)),
         }
     }

@@ -31,9 +31,15 @@ impl JsonBounds {
     /// A page of jobs.
     pub(in crate::providers) const LIST: JsonBounds =
         JsonBounds { bytes: 32 << 20, raw_bytes: 32 << 20, depth: 64, values: 50_000, longest_text: 1 << 20 };
-    /// A job that may carry its film with it, as base64.
+    /// A job that may carry its film with it, as base64: 192 MiB of it.
     pub(in crate::providers) const WITH_FILE: JsonBounds =
-        JsonBounds { bytes: 1 << 20, raw_bytes: 1 << 30, depth: 64, values: 10_000, longest_text: 8 << 10 };
+        JsonBounds { bytes: 1 << 20, raw_bytes: 256 << 20, depth: 64, values: 10_000, longest_text: 8 << 10 };
+}
+
+impl JsonBounds {
+    pub(super) fn carries_file(&self) -> bool {
+        self.raw_bytes > self.bytes as u64
+    }
 }
 
 /// An answer, whatever its status.
@@ -42,20 +48,24 @@ pub(in crate::providers) struct Reply {
     pub status: u16,
     /// The JSON, or why there is none.
     pub value: Result<Value, String>,
+    /// It broke a bound.
+    pub too_much: bool,
     /// `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
 impl Reply {
-    pub(super) async fn read(mut response: reqwest::Response, bounds: JsonBounds) -> Reply {
+    pub(in crate::providers) async fn read(mut response: reqwest::Response, bounds: JsonBounds) -> Reply {
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers(), Utc::now());
         let mut sieve = Sieve::new(bounds);
+        let mut too_much = false;
         let value = loop {
             match response.chunk().await {
                 Ok(Some(piece)) => {
-                    if let Err(too_much) = sieve.feed(&piece) {
-                        break Err(too_much.to_string());
+                    if let Err(bound) = sieve.feed(&piece) {
+                        too_much = true;
+                        break Err(bound.to_string());
                     }
                 }
                 Ok(None) => {
@@ -65,7 +75,7 @@ impl Reply {
                 Err(error) => break Err(format!("the answer broke off: {}", reason(&error))),
             }
         };
-        Reply { status, value, retry_after }
+        Reply { status, value, too_much, retry_after }
     }
 
     pub(in crate::providers) fn is_success(&self) -> bool {

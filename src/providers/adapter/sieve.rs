@@ -71,11 +71,21 @@ impl Sieve {
         if self.raw_bytes > self.bounds.raw_bytes {
             return Err(TooMuch::Bytes);
         }
-        for &byte in piece {
+        let mut rest = piece;
+        while let Some((&byte, behind)) = rest.split_first() {
+            if self.long && !self.escaped && self.capture != Some(self.long_texts) {
+                // nothing of it is wanted
+                let skipped = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
+                if skipped > 0 {
+                    rest = &rest[skipped..];
+                    continue;
+                }
+            }
             match self.text_at {
                 Some(start) => self.inside_text(byte, start),
                 None => self.outside_text(byte)?,
             }
+            rest = behind;
         }
         if self.kept.len() > self.bounds.bytes { Err(TooMuch::Bytes) } else { Ok(()) }
     }

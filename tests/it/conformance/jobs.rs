@@ -110,8 +110,13 @@ async fn passing_faults_of_polls_pass(stage: &Stage<'_>) -> anyhow::Result<()> {
     stage.script("deep once", Fault::HostilePolls { form: Hostile::Deep, first: Some(1) });
     for prompt in ["unreachable", "deep once"] {
         let handle = stage.accepted(prompt).await?;
-        match stage.provider.poll(&handle).await? {
-            PollOutcome::Queued | PollOutcome::Running { .. } => {}
+        let mut polls = vec![stage.provider.poll(&handle).await];
+        // what is too much is not asked for again within one poll
+        if prompt == "deep once" && matches!(polls[0], Err(ReadError::Unavailable { .. })) {
+            polls.push(stage.provider.poll(&handle).await);
+        }
+        match polls.pop() {
+            Some(Ok(PollOutcome::Queued | PollOutcome::Running { .. })) => {}
             other => bail!("{prompt}: {other:?}"),
         }
     }

@@ -10,6 +10,7 @@ mod openai_videos;
 mod orders;
 mod planted;
 mod stage;
+mod veo;
 
 use std::time::Duration;
 

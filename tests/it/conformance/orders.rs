@@ -7,7 +7,7 @@ use freezeframe::domain::FailureClass;
 use freezeframe::emulator::{Fault, Hostile};
 use freezeframe::providers::{FindOutcome, GenerationRequest, SubmitOutcome};
 
-use super::stage::{KEY, Stage};
+use super::stage::{KEY, LATENCY_MS, Stage};
 use super::{Scenario, scenario};
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -18,6 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario!(an_outage_proves_nothing),
     scenario!(the_wish_to_wait_is_understood),
     scenario!(a_lost_answer_is_unknown_and_sent_once),
+    scenario!(a_job_whose_answer_was_lost_is_found_and_finished),
     scenario!(an_answer_that_nobody_should_trust_is_unknown),
     scenario!(an_answer_in_other_types_is_understood),
     scenario!(without_a_connection_nothing_was_bought),
@@ -133,6 +134,20 @@ async fn a_lost_answer_is_unknown_and_sent_once(stage: &Stage<'_>) -> anyhow::Re
         }
     }
     Ok(())
+}
+
+async fn a_job_whose_answer_was_lost_is_found_and_finished(stage: &Stage<'_>) -> anyhow::Result<()> {
+    stage.script("a lost fox", Fault::DroppedAfterAccept);
+    is_unknown(stage.submit("a lost fox").await, "a lost fox")?;
+    stage.emulator.advance_clock(LATENCY_MS);
+    match stage.find("a lost fox").await? {
+        FindOutcome::Unsupported if !stage.provider.capabilities().find => Ok(()),
+        FindOutcome::Candidates(found) if found.len() == 1 => {
+            let output = stage.succeeded(&found[0].handle).await?;
+            stage.stores_the_film(&output).await
+        }
+        other => bail!("{other:?}"),
+    }
 }
 
 async fn an_answer_that_nobody_should_trust_is_unknown(stage: &Stage<'_>) -> anyhow::Result<()> {

@@ -124,7 +124,9 @@ impl<'s> Stage<'s> {
     /// The file has to arrive whole, byte by byte what the emulator has painted.
     pub async fn stores_the_film(&self, output: &Output) -> anyhow::Result<()> {
         let stored = self.store(output).await?;
-        let film = clip::title_card("One clip for all", 640, 360, 1);
+        let size = self.surface.orders()[0].1;
+        let (width, height) = if size.width < size.height { (360, 640) } else { (640, 360) };
+        let film = clip::title_card("One clip for all", width, height, 1);
         ensure!(stored.bytes == film.len() as u64, "{} bytes in place of {}", stored.bytes, film.len());
         ensure!(stored.sha256[..] == *digest(&SHA256, &film).as_ref(), "the hash is not that of the film");
         Ok(())

@@ -61,7 +61,13 @@ mod tests {
     fn sight(state: JobState) -> Sight {
         Sight {
             id: "video_1".into(),
-            order: Order { model: "sora-2".into(), prompt: "a fox".into(), size: "1280x720".into(), seconds: 4 },
+            order: Order {
+                model: "sora-2".into(),
+                prompt: "a fox".into(),
+                size: "1280x720".into(),
+                seconds: 4,
+                destination: None,
+            },
             state,
             moderated: true,
             cancelled: false,

@@ -81,7 +81,8 @@ impl Fields {
         };
         self.check_reference()?;
         let seconds: u32 = seconds.parse().map_err(|_| invalid_value("seconds", seconds, &card.seconds))?;
-        let request = Order { model: model.into(), prompt: prompt.into(), size: size.into(), seconds };
+        let request =
+            Order { model: model.into(), prompt: prompt.into(), size: size.into(), seconds, destination: None };
         Ok((request, u64::from(*cents) * u64::from(seconds)))
     }
 
