@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use super::{Config, ConfigError, ModelConfig, RouteConfig};
+use super::{Config, ConfigError, GoogleIdentity, ModelConfig, ProviderKind, RouteConfig, VeoConfig};
 use crate::domain::Credits;
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -69,7 +69,7 @@ fn every_setting_of_the_example_file_is_known() {
     let lines = text.lines().map(|line| if setting(line) { line.trim_start_matches('#') } else { line });
     let text = lines.collect::<Vec<_>>().join("\n");
     let config = load(&text);
-    assert_eq!((config.providers.len(), config.models.len()), (1, 3));
+    assert_eq!((config.providers.len(), config.models.len()), (3, 3));
     for key in [
         "postgres_run_as",
         "finalize_slots",
@@ -83,6 +83,42 @@ fn every_setting_of_the_example_file_is_known() {
         assert!(text.contains(&format!("\n{key} = ")), "{key}");
     }
     load(include_str!("../../freezeframe.example.toml"));
+}
+
+#[test]
+fn each_kind_of_account_has_settings_of_its_own() {
+    let account = |kind: &str, more: &str| {
+        let text = ACCOUNT.replace("\"openai_videos\"", &format!("\"{kind}\"")) + more;
+        text.replace(
+            "api_key_env = \"MAIN_KEY\"",
+            if more.contains("key_file") { "" } else { "api_key_env = \"MAIN_KEY\"" },
+        )
+    };
+    let kind = |text: &str| load(&(text.to_owned() + MODEL)).providers[0].kind.clone();
+    assert_eq!(kind(&account("veo_gemini", "")), ProviderKind::VeoGemini(VeoConfig::default()));
+    let vertex = "project = \"p-1\"\nlocation = \"us-central1\"\n";
+    let ProviderKind::VeoVertex(veo, of_vertex) = kind(&account("veo_vertex", vertex)) else { panic!("no vertex") };
+    assert_eq!((veo.person_generation, of_vertex.identity, of_vertex.storage_uri), (None, GoogleIdentity::Key, None));
+    let more =
+        format!("{vertex}key_file = \"/k.json\"\nstorage_uri = \"gs://b/p/\"\nperson_generation = \"allow_all\"\n");
+    let ProviderKind::VeoVertex(veo, of_vertex) = kind(&account("veo_vertex", &more)) else { panic!("no vertex") };
+    assert_eq!(veo.person_generation.as_deref(), Some("allow_all"));
+    assert_eq!(of_vertex.identity, GoogleIdentity::KeyFile("/k.json".into()));
+    assert_eq!(of_vertex.storage_uri.as_deref(), Some("gs://b/p"));
+
+    for (text, problem) in [
+        (account("veo_vertex", "location = \"l\"\n"), "`provider \"main\".project` is missing"),
+        (account("veo_vertex", "project = \"a/b\"\nlocation = \"l\"\n"), "`provider \"main\".project` must have"),
+        (
+            account("veo_vertex", &format!("{vertex}storage_uri = \"s3://b\"\n")),
+            "`provider \"main\".storage_uri` must be",
+        ),
+        (account("veo_gemini", vertex), "unknown setting `provider \"main\".location`"),
+        (account("pigeon", ""), "`provider \"main\".kind` must be one of openai_videos, veo_gemini, veo_vertex"),
+    ] {
+        let found = problems(&(text + MODEL), &[]);
+        assert!(found.iter().any(|found| found.starts_with(problem)), "{problem}: {found:?}");
+    }
 }
 
 #[test]

@@ -106,6 +106,7 @@ impl ApiClient {
             response,
             sieve: Sieve::capturing(JsonBounds::WITH_FILE, nth),
             decoder: Some(InlineBytes::default()),
+            begun: false,
         };
         Ok(stream::try_unfold(reading, InlineReading::next).boxed())
     }
@@ -116,6 +117,8 @@ struct InlineReading {
     sieve: Sieve,
     /// Taken at the end.
     decoder: Option<InlineBytes>,
+    /// Something of the file has come.
+    begun: bool,
 }
 
 impl InlineReading {
@@ -126,6 +129,9 @@ impl InlineReading {
                 Err(error) => return Err(FetchError::Read(unavailable(&error))),
                 Ok(None) => {
                     let last = decoder.finish().map_err(broken)?;
+                    if last.is_empty() && !self.begun {
+                        return Err(broken("an answer that no longer carries the file".to_owned()));
+                    }
                     return Ok((!last.is_empty()).then(|| (last.into(), self)));
                 }
                 Ok(Some(piece)) => {
@@ -133,6 +139,7 @@ impl InlineReading {
                     let decoded = decoder.feed(&self.sieve.take_captured()).map_err(broken)?;
                     if !decoded.is_empty() {
                         self.decoder = Some(decoder);
+                        self.begun = true;
                         return Ok(Some((decoded.into(), self)));
                     }
                 }

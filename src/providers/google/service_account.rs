@@ -93,7 +93,7 @@ fn pkcs8(pem: &str) -> anyhow::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+    use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 
     use super::*;
 
@@ -112,13 +112,9 @@ mod tests {
         let now = DateTime::from_timestamp(1_900_000_000, 0).unwrap();
         let statement = account.statement(now).unwrap();
         let (signed, signature) = statement.rsplit_once('.').unwrap();
-        let public = account.key.public();
-        let components = RsaPublicKeyComponents {
-            n: public.modulus().big_endian_without_leading_zero().to_vec(),
-            e: public.exponent().big_endian_without_leading_zero().to_vec(),
-        };
+        let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, account.key.public().as_ref());
         let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
-        components.verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &signature).unwrap();
+        public.verify(signed.as_bytes(), &signature).unwrap();
         let read = |part: &str| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap();
         let (header, claims) = signed.split_once('.').unwrap();
         let (header, claims): (serde_json::Value, serde_json::Value) = (read(header), read(claims));

@@ -37,12 +37,18 @@ async fn a_file_that_is_no_film_is_refused(stage: &Stage<'_>) -> anyhow::Result<
 }
 
 async fn a_file_that_breaks_off_once_is_fetched_again(stage: &Stage<'_>) -> anyhow::Result<()> {
+    if !stage.surface.has_links() {
+        return Ok(());
+    }
     let output = stage.finished("a red fox", Some(Fault::ShortBody { first: Some(1) })).await?;
     ensure!(stage.store(&output).await.is_err(), "half of a film was stored");
     stage.stores_the_film(&output).await
 }
 
 async fn a_file_that_is_missing_is_an_error(stage: &Stage<'_>) -> anyhow::Result<()> {
+    if !stage.surface.has_links() {
+        return Ok(());
+    }
     let output = stage.finished("a red fox", Some(Fault::MissingFile)).await?;
     match stage.store(&output).await {
         Err(StoreError::Source(_)) => Ok(()),
