@@ -146,31 +146,45 @@ impl ApiClient {
 
     /// Reads JSON, with repeats; `None` when the server says that it is not there ([`Vocabulary::not_there`]).
     pub(in crate::providers) async fn read(&self, ask: &Ask, bounds: JsonBounds) -> Result<Option<Value>, ReadError> {
+        let verdict = |reply| match reply {
+            Reply { status: 200..300, value: Ok(value), .. } => Ok(Some(value)),
+            reply if self.vocabulary.is_not_there(reply.status, &reply.error()) => Ok(None),
+            reply => Err(reply),
+        };
+        self.judge(ask, bounds, verdict).await
+    }
+
+    /// Reads, with repeats, an answer of which even a status that is no success may be what was asked for: `verdict` says
+    /// what it is, or gives it back when it is of no use.
+    pub(in crate::providers) async fn judge<T>(
+        &self,
+        ask: &Ask,
+        bounds: JsonBounds,
+        verdict: impl Fn(Reply) -> Result<T, Reply>,
+    ) -> Result<T, ReadError> {
         // a film inside of the answer takes its time
         let (once, bound) = match bounds.carries_file() {
             true => (self.download_timeout, READ_BOUND.max(self.download_timeout)),
             false => (READ_TIMEOUT, READ_BOUND),
         };
-        reads::retry(bound, || self.read_once(ask, bounds, once)).await?
+        let judged = reads::retry(bound, || async {
+            let sent = self.ask(ask).await?.timeout(once).send().await;
+            let reply = Reply::read(sent.map_err(|error| unavailable(&error))?, bounds).await;
+            match verdict(reply) {
+                Ok(judged) => Ok(Ok(judged)),
+                // repeating would only repeat it
+                Err(reply) if reply.too_much => Ok(Err(self.of_no_use(&reply))),
+                Err(reply) => Err(self.of_no_use(&reply)),
+            }
+        });
+        judged.await?
     }
 
-    /// The inner error is one that repeating would only repeat.
-    async fn read_once(
-        &self,
-        ask: &Ask,
-        bounds: JsonBounds,
-        timeout: Duration,
-    ) -> Result<Result<Option<Value>, ReadError>, ReadError> {
-        let sent = self.ask(ask).await?.timeout(timeout).send().await;
-        let reply = Reply::read(sent.map_err(|error| unavailable(&error))?, bounds).await;
-        match reply.status {
-            200..300 => match reply.value {
-                Ok(value) => Ok(Ok(Some(value))),
-                Err(cause) if reply.too_much => Ok(Err(ReadError::Unavailable { cause })),
-                Err(cause) => Err(ReadError::Unavailable { cause }),
-            },
-            status if self.vocabulary.not_there.contains(&status) => Ok(Ok(None)),
-            _ => Err(self.refused(&reply)),
+    fn of_no_use(&self, reply: &Reply) -> ReadError {
+        match &reply.value {
+            _ if !reply.is_success() => self.refused(reply),
+            Err(cause) => ReadError::Unavailable { cause: cause.clone() },
+            Ok(_) => ReadError::Unavailable { cause: format!("HTTP {} with an answer of no use", reply.status) },
         }
     }
 

@@ -95,10 +95,13 @@ impl ApiClient {
         let opened = reads::retry(READ_BOUND, || async {
             let request = self.ask(ask).await?.timeout(self.download_timeout);
             let response = request.send().await.map_err(|error| unavailable(&error))?;
-            match response.status().as_u16() {
-                200..300 => Ok(Opened::File(response)),
-                status if self.vocabulary().not_there.contains(&status) => Ok(Opened::Gone),
-                _ => Err(self.refused(&Reply::read(response, JsonBounds::JOB).await)),
+            if response.status().is_success() {
+                return Ok(Opened::File(response));
+            }
+            let reply = Reply::read(response, JsonBounds::JOB).await;
+            match self.vocabulary().is_not_there(reply.status, &reply.error()) {
+                true => Ok(Opened::Gone),
+                false => Err(self.refused(&reply)),
             }
         });
         let Opened::File(response) = opened.await? else { return Err(gone()) };

@@ -40,9 +40,12 @@ pub(in crate::providers) fn percent(value: &Value, key: &str) -> Option<u8> {
     u8::try_from(whole(value, key)?.clamp(0, 100)).ok()
 }
 
-/// A moment given in seconds since 1970.
+/// A moment given in seconds since 1970, or as RFC 3339 has it.
 pub(in crate::providers) fn moment(value: &Value, key: &str) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp(whole(value, key)?, 0)
+    match whole(value, key) {
+        Some(seconds) => DateTime::from_timestamp(seconds, 0),
+        None => Some(DateTime::parse_from_rfc3339(value.get(key)?.as_str()?.trim()).ok()?.to_utc()),
+    }
 }
 
 /// An id that can stand as segments of a path: no empty and no relative one, nothing invisible.
@@ -80,6 +83,8 @@ mod tests {
         );
         assert!(moment(&json!({"at": 1_759_774_864}), "at").is_some());
         assert!(moment(&json!({"at": "1759774864"}), "at").is_some());
+        assert!(moment(&json!({"at": "2026-11-25T10:00:00.123Z"}), "at").is_some());
+        assert!(moment(&json!({"at": "tomorrow"}), "at").is_none());
         assert!(moment(&json!({"at": i64::MAX}), "at").is_none());
         assert_eq!(text(&json!({"s": 4}), "s").as_deref(), Some("4"));
         let truth = json!({"a": true, "b": "true", "c": 1, "d": "no", "e": null, "f": {}});

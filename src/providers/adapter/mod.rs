@@ -15,6 +15,7 @@ pub(super) mod reads;
 pub(super) mod redact;
 pub(super) mod refusal;
 pub(super) mod reply;
+pub(super) mod shape;
 pub(super) mod sieve;
 
 pub(super) use client::{ApiClient, Ask};

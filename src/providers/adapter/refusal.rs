@@ -21,10 +21,12 @@ pub(in crate::providers) struct Vocabulary {
     pub moderation: &'static [&'static str],
     pub moderation_phrases: &'static [&'static str],
     pub no_credit: &'static [&'static str],
+    pub no_credit_phrases: &'static [&'static str],
     pub overloaded: &'static [&'static str],
     pub no_model: &'static [&'static str],
     pub wrong_key: &'static [&'static str],
-    /// Statuses by which a read learns that the job is not known, or no longer.
+    pub wrong_key_phrases: &'static [&'static str],
+    /// Statuses by which a read learns that the job is not known, or no longer, unless their words are about the account.
     pub not_there: &'static [u16],
 }
 
@@ -34,22 +36,41 @@ impl Vocabulary {
         moderation: &[],
         moderation_phrases: &[],
         no_credit: &[],
+        no_credit_phrases: &[],
         overloaded: &[],
         no_model: &[],
         wrong_key: &[],
+        wrong_key_phrases: &[],
         not_there: &[404, 410],
     };
 
     /// Whether an error speaks of the content policy.
     pub(in crate::providers) fn is_moderation(&self, error: &ErrorBody) -> bool {
-        error.is(self.moderation) || error.message.as_deref().is_some_and(|message| self.speaks_of_moderation(message))
+        error.is(self.moderation) || error.says(self.moderation_phrases)
+    }
+
+    fn is_no_credit(&self, error: &ErrorBody) -> bool {
+        error.exhausted || error.is(self.no_credit) || error.says(self.no_credit_phrases)
+    }
+
+    fn is_wrong_key(&self, error: &ErrorBody) -> bool {
+        error.is(self.wrong_key) || error.says(self.wrong_key_phrases)
+    }
+
+    /// Whether a read that was answered with `status` learned that the job is not there.
+    pub(in crate::providers) fn is_not_there(&self, status: u16, error: &ErrorBody) -> bool {
+        self.not_there.contains(&status) && !self.is_wrong_key(error) && !self.is_no_credit(error)
     }
 
     /// Whether a text speaks of the content policy.
     pub(in crate::providers) fn speaks_of_moderation(&self, text: &str) -> bool {
-        let text = text.to_lowercase();
-        self.moderation_phrases.iter().any(|phrase| text.contains(phrase))
+        says(text, self.moderation_phrases)
     }
+}
+
+fn says(text: &str, phrases: &[&str]) -> bool {
+    let text = text.to_lowercase();
+    phrases.iter().any(|phrase| text.contains(phrase))
 }
 
 /// The texts that must not stand in any message.
@@ -61,10 +82,10 @@ fn class_of(words: &Vocabulary, status: u16, error: &ErrorBody) -> Option<Failur
         300..400 | 408 | 409 | 425 | 499 => None,
         402 => Some(FailureClass::NoCredit),
         400..500 if words.is_moderation(error) => Some(FailureClass::Moderation),
-        400..500 if error.exhausted || error.is(words.no_credit) => Some(FailureClass::NoCredit),
+        400..500 if words.is_no_credit(error) => Some(FailureClass::NoCredit),
         429 if error.is(words.overloaded) => Some(FailureClass::Capacity),
         429 => Some(FailureClass::RateLimited),
-        400..500 if error.is(words.wrong_key) => Some(FailureClass::Auth),
+        400..500 if words.is_wrong_key(error) => Some(FailureClass::Auth),
         404 | 410 => Some(FailureClass::ModelRetired),
         400..500 if error.is(words.no_model) => Some(FailureClass::ModelRetired),
         401 | 403 => Some(FailureClass::Auth),
@@ -174,10 +195,24 @@ impl ErrorBody {
         match body.get("error") {
             Some(Value::String(message)) => ErrorBody { message: Some(message.clone()), ..ErrorBody::default() },
             Some(error) => ErrorBody::of_error(error),
-            None => {
-                let message = text(body, "message").or_else(|| text(body, "detail"));
-                ErrorBody { message, ..ErrorBody::default() }
-            }
+            None => ErrorBody::of_detail(body),
+        }
+    }
+
+    /// Reads what servers of the FastAPI family say: a `detail` that is a text, or a list of what is wrong with which
+    /// field, possibly without the object around it.
+    fn of_detail(body: &Value) -> ErrorBody {
+        let wrong = body.get("detail").and_then(|detail| detail.get(0)).unwrap_or(body);
+        let field = wrong.get("loc").and_then(Value::as_array).and_then(|path| path.last()?.as_str());
+        let message = text(wrong, "msg").map(|words| match field {
+            Some(field) => format!("{field}: {words}"),
+            None => words,
+        });
+        ErrorBody {
+            code: json::word(wrong, "type"),
+            kind: json::word(body, "error_type"),
+            message: message.or_else(|| text(body, "message")).or_else(|| text(body, "detail")),
+            ..ErrorBody::default()
         }
     }
 
@@ -217,6 +252,11 @@ impl ErrorBody {
     pub(in crate::providers) fn is(&self, words: &[&str]) -> bool {
         [&self.code, &self.kind, &self.reason].into_iter().flatten().any(|told| words.contains(&told.as_str()))
     }
+
+    /// Whether the message has one of `phrases`.
+    fn says(&self, phrases: &[&str]) -> bool {
+        self.message.as_deref().is_some_and(|message| says(message, phrases))
+    }
 }
 
 fn is_of_a_day(name: &str) -> bool {
@@ -244,10 +284,12 @@ mod tests {
         moderation: &["moderation_blocked"],
         moderation_phrases: &["prohibited content"],
         no_credit: &["insufficient_quota"],
+        no_credit_phrases: &["exhausted balance"],
         overloaded: &["server_is_overloaded"],
         no_model: &["model_not_found"],
         wrong_key: &["API_KEY_INVALID"],
-        not_there: &[404],
+        wrong_key_phrases: &["api key not valid"],
+        not_there: &[400, 404],
     };
 
     fn error(code: &str) -> ErrorBody {
@@ -304,6 +346,28 @@ mod tests {
         assert_eq!(ErrorBody::of(&json!({"error": "text"})).message.as_deref(), Some("text"));
         assert_eq!(ErrorBody::of(&json!({"detail": "text"})).message.as_deref(), Some("text"));
         assert_eq!(ErrorBody::of(&json!("text")), ErrorBody::default());
+        let wrong = json!({"loc": ["body", "duration"], "msg": "not on offer", "type": "literal_error", "input": "x"});
+        for body in [json!({"detail": [wrong]}), json!([wrong])] {
+            let error = ErrorBody::of(&body);
+            assert_eq!(error.code.as_deref(), Some("literal_error"), "{body}");
+            assert_eq!(error.message.as_deref(), Some("duration: not on offer"), "{body}");
+        }
+        let flat = ErrorBody::of(&json!({"detail": "took too long", "error_type": "request_timeout"}));
+        assert_eq!((flat.kind.as_deref(), flat.message.as_deref()), (Some("request_timeout"), Some("took too long")));
+    }
+
+    #[test]
+    fn phrases_have_their_class_too_and_a_refused_account_is_no_missing_job() {
+        let says = |message: &str| ErrorBody { message: Some(message.to_owned()), ..ErrorBody::default() };
+        for (status, message, class) in [
+            (403, "User is locked. Reason: Exhausted balance.", FailureClass::NoCredit),
+            (400, "API key not valid. Please pass a valid one.", FailureClass::Auth),
+            (403, "Something else.", FailureClass::Auth),
+        ] {
+            assert_eq!(class_of(&WORDS, status, &says(message)), Some(class), "{message}");
+            assert!(!WORDS.is_not_there(status, &says(message)), "{message}");
+        }
+        assert!(WORDS.is_not_there(400, &says("Unknown id.")) && WORDS.is_not_there(404, &ErrorBody::default()));
     }
 
     #[test]
