@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::Value;
 use url::Url;
 
+use super::fal::{self, FalConfig};
 use super::models::ModelConfig;
 use super::reader::{Reader, Section};
 use super::sections::rate;
@@ -23,16 +24,23 @@ pub enum ProviderKind {
     VeoGemini(VeoConfig),
     /// Veo on Vertex AI.
     VeoVertex(VeoConfig, VertexConfig),
+    /// Gemini Omni on the Interactions API.
+    GeminiOmni,
+    /// The queue of fal.
+    Fal(FalConfig),
 }
 
 impl ProviderKind {
     /// Every kind, as the settings name it.
-    pub const NAMES: [&str; 3] = ["openai_videos", "veo_gemini", "veo_vertex"];
+    pub const NAMES: [&str; 5] = ["openai_videos", "veo_gemini", "veo_vertex", "gemini_omni", "fal"];
 
     /// Whether the account has a key of its own.
     fn has_key(&self) -> bool {
         match self {
-            ProviderKind::OpenaiVideos | ProviderKind::VeoGemini(_) => true,
+            ProviderKind::OpenaiVideos
+            | ProviderKind::VeoGemini(_)
+            | ProviderKind::GeminiOmni
+            | ProviderKind::Fal(_) => true,
             ProviderKind::VeoVertex(_, vertex) => vertex.identity == GoogleIdentity::Key,
         }
     }
@@ -162,6 +170,8 @@ fn read_kind(section: &mut Section<'_>) -> Option<ProviderKind> {
             let veo = read_veo(section);
             Some(ProviderKind::VeoVertex(veo, read_vertex(section)?))
         }
+        "gemini_omni" => Some(ProviderKind::GeminiOmni),
+        "fal" => Some(ProviderKind::Fal(fal::read(section))),
         _ => {
             section.problem("kind", format_args!("must be one of {}", ProviderKind::NAMES.join(", ")));
             None
@@ -222,6 +232,17 @@ pub(super) fn check_models(problems: &mut Vec<String>, providers: &[ProviderConf
         problems.extend(orphans.into_iter().map(|provider| {
             format!("model {:?} names the provider {provider:?}, which has no [[provider]] section", model.name)
         }));
+        for route in &model.routes {
+            let account = providers.iter().find(|account| account.name == route.provider);
+            if let Some(ProviderKind::Fal(fal)) = account.map(|account| &account.kind)
+                && fal.input(&route.upstream).is_none()
+            {
+                problems.push(format!(
+                    "model {:?} is {:?} at the provider {:?}, whose `inputs` have no pattern for it",
+                    model.name, route.upstream, route.provider
+                ));
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! Refuses: unknown settings, values out of bounds, prices with a fraction of a credit, a password in a URL that is shown.
 
 mod accounts;
+mod fal;
 mod live;
 mod models;
 mod reader;
@@ -24,6 +25,7 @@ use url::Url;
 
 use crate::domain::Secret;
 pub use accounts::{GoogleIdentity, ProviderConfig, ProviderKind, VeoConfig, VertexConfig};
+pub use fal::{FalConfig, InputPattern, Quantity};
 pub use live::Live;
 pub use models::{ModelConfig, RouteConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};

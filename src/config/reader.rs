@@ -298,6 +298,18 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A table, as it stands; empty when absent.
+    pub(super) fn table(&mut self, key: &'static str) -> Table {
+        match self.take(key) {
+            None => Table::new(),
+            Some(Given::File(Value::Table(table))) => table,
+            Some(_) => {
+                self.problem(key, "must be a table");
+                Table::new()
+            }
+        }
+    }
+
     /// Notes every key that nobody asked for.
     pub(super) fn finish(self) {
         for key in self.table.keys() {

@@ -1,0 +1,289 @@
+//! How the models behind a fal account want length and size to be said.
+//!
+//! Every model on fal has a schema of its own: one wants `duration` as `"8s"`, the next as `"8"` or 8, a third wants pixels.
+//! So the settings carry a pattern of the input for each model:
+//!
+//! ```toml
+//! inputs = { "fal-ai/veo3.1" = { duration = "{seconds}s", aspect_ratio = "{aspect_ratio}", resolution = "{resolution}" } }
+//! ```
+//!
+//! A text may have `{seconds}`, `{width}`, `{height}`, `{size}` (1280x720), `{aspect_ratio}` (16:9) and `{resolution}` (720p)
+//! in it; a text that is nothing but `{seconds:number}` (or width, or height) becomes a number. Everything else is sent as
+//! it stands. A name counts for all models whose id begins with it, whole segments at a time; the longest counts.
+//! Always holds: a pattern says length and size, because what a provider makes unasked costs money too; it does not say
+//! the prompt, which is the customer's.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use toml::Value as Toml;
+
+use super::reader::Section;
+
+/// What a fal account has to know about its models.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FalConfig {
+    inputs: BTreeMap<String, InputPattern>,
+}
+
+impl FalConfig {
+    /// The pattern for a model, by the provider's name.
+    pub fn input(&self, model: &str) -> Option<&InputPattern> {
+        let counts = |name: &str| model.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.inputs.iter().filter(|(name, _)| counts(name)).max_by_key(|(name, _)| name.len()).map(|(_, input)| input)
+    }
+
+    /// Patterns as they stand in the settings, for accounts that code sets up.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_inputs(inputs: &toml::Table) -> Result<FalConfig, String> {
+        let read = |(model, pattern): (&String, &Toml)| match pattern {
+            Toml::Table(fields) if is_model(model) => {
+                Ok((model.clone(), InputPattern::read(fields).map_err(|wrong| format!("{model:?} {wrong}"))?))
+            }
+            _ => Err(format!("{model:?} must be owner/app or owner/app/path and lead to a table of fields")),
+        };
+        Ok(FalConfig { inputs: inputs.iter().map(read).collect::<Result<_, _>>()? })
+    }
+}
+
+/// The account's `inputs`; problems are noted.
+pub(super) fn read(section: &mut Section<'_>) -> FalConfig {
+    section.require("inputs");
+    FalConfig::from_inputs(&section.table("inputs")).unwrap_or_else(|wrong| {
+        section.problem("inputs", format_args!("is wrong: {wrong}"));
+        FalConfig::default()
+    })
+}
+
+/// A model's input without the prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputPattern(BTreeMap<String, Field>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Field {
+    Constant(Value),
+    Text(Vec<Piece>),
+    Number(Quantity),
+    Table(InputPattern),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Literal(String),
+    Quantity(Quantity),
+}
+
+/// What differs from order to order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    Seconds,
+    Width,
+    Height,
+    /// `1280x720`
+    Size,
+    /// `16:9`
+    AspectRatio,
+    /// `720p`
+    Resolution,
+}
+
+impl Quantity {
+    const NAMES: [(&str, Quantity); 6] = [
+        ("seconds", Quantity::Seconds),
+        ("width", Quantity::Width),
+        ("height", Quantity::Height),
+        ("size", Quantity::Size),
+        ("aspect_ratio", Quantity::AspectRatio),
+        ("resolution", Quantity::Resolution),
+    ];
+
+    fn named(name: &str) -> Result<Quantity, String> {
+        let found = Quantity::NAMES.iter().find(|(known, _)| *known == name);
+        found.map(|(_, quantity)| *quantity).ok_or_else(|| {
+            let known: Vec<&str> = Quantity::NAMES.iter().map(|(name, _)| *name).collect();
+            format!("has {{{name}}}, which is none of {}", known.join(", "))
+        })
+    }
+}
+
+impl InputPattern {
+    fn read(fields: &toml::Table) -> Result<InputPattern, String> {
+        if fields.contains_key("prompt") {
+            return Err("must not say the prompt".to_owned());
+        }
+        let pattern = InputPattern::read_table(fields)?;
+        let mut said = Vec::new();
+        pattern.collect(&mut said);
+        if !said.contains(&Quantity::Seconds) {
+            return Err("must say {seconds} somewhere: a length that is not asked for costs money too".to_owned());
+        }
+        if said.iter().all(|quantity| *quantity == Quantity::Seconds) {
+            return Err("must say the size somewhere, such as {aspect_ratio} and {resolution}".to_owned());
+        }
+        Ok(pattern)
+    }
+
+    fn read_table(fields: &toml::Table) -> Result<InputPattern, String> {
+        let read = |(name, value): (&String, &Toml)| Ok((name.clone(), Field::read(value)?));
+        fields.iter().map(read).collect::<Result<_, String>>().map(InputPattern)
+    }
+
+    /// The fields of one order; `value_of` is asked for what the pattern leaves open.
+    ///
+    /// # Errors
+    /// The quantity for which there is no value.
+    pub fn fill(
+        &self,
+        value_of: &dyn Fn(Quantity) -> Option<String>,
+    ) -> Result<serde_json::Map<String, Value>, Quantity> {
+        self.0.iter().map(|(name, field)| Ok((name.clone(), field.fill(value_of)?))).collect()
+    }
+
+    fn collect(&self, said: &mut Vec<Quantity>) {
+        for field in self.0.values() {
+            match field {
+                Field::Constant(_) => {}
+                Field::Number(quantity) => said.push(*quantity),
+                Field::Table(table) => table.collect(said),
+                Field::Text(pieces) => said.extend(pieces.iter().filter_map(|piece| match piece {
+                    Piece::Literal(_) => None,
+                    Piece::Quantity(quantity) => Some(*quantity),
+                })),
+            }
+        }
+    }
+}
+
+impl Field {
+    fn read(value: &Toml) -> Result<Field, String> {
+        match value {
+            Toml::Table(fields) => Ok(Field::Table(InputPattern::read_table(fields)?)),
+            Toml::String(text) => Field::read_text(text),
+            constant => serde_json::to_value(constant).map(Field::Constant).map_err(|error| error.to_string()),
+        }
+    }
+
+    fn read_text(text: &str) -> Result<Field, String> {
+        if let Some(name) = text.strip_prefix('{').and_then(|rest| rest.strip_suffix(":number}")) {
+            return match Quantity::named(name)? {
+                number @ (Quantity::Seconds | Quantity::Width | Quantity::Height) => Ok(Field::Number(number)),
+                _ => Err(format!("has {{{name}}} as a number, which it is not")),
+            };
+        }
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some((literal, behind)) = rest.split_once('{') {
+            let (name, behind) = behind.split_once('}').ok_or_else(|| format!("has a brace left open in {text:?}"))?;
+            pieces.push(Piece::Literal(literal.to_owned()));
+            pieces.push(Piece::Quantity(Quantity::named(name)?));
+            rest = behind;
+        }
+        pieces.push(Piece::Literal(rest.to_owned()));
+        Ok(Field::Text(pieces))
+    }
+
+    fn fill(&self, value_of: &dyn Fn(Quantity) -> Option<String>) -> Result<Value, Quantity> {
+        let known = |quantity: Quantity| value_of(quantity).ok_or(quantity);
+        match self {
+            Field::Constant(value) => Ok(value.clone()),
+            Field::Table(table) => table.fill(value_of).map(Value::Object),
+            Field::Number(quantity) => known(*quantity)?.parse::<u64>().map(Value::from).map_err(|_| *quantity),
+            Field::Text(pieces) => {
+                let texts = pieces.iter().map(|piece| match piece {
+                    Piece::Literal(text) => Ok(text.clone()),
+                    Piece::Quantity(quantity) => known(*quantity),
+                });
+                texts.collect::<Result<String, Quantity>>().map(Value::String)
+            }
+        }
+    }
+}
+
+/// `owner/app`, possibly with a path.
+fn is_model(name: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    name.contains('/') && name.split('/').all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(inputs: &str) -> Result<FalConfig, String> {
+        FalConfig::from_inputs(&inputs.parse().unwrap())
+    }
+
+    fn filled(pattern: &InputPattern) -> Result<Value, Quantity> {
+        let value_of = |quantity| match quantity {
+            Quantity::Seconds => Some("8".to_owned()),
+            Quantity::Width => Some("1280".to_owned()),
+            Quantity::Height => Some("720".to_owned()),
+            Quantity::Size => Some("1280x720".to_owned()),
+            Quantity::AspectRatio => Some("16:9".to_owned()),
+            Quantity::Resolution => None,
+        };
+        pattern.fill(&value_of).map(Value::Object)
+    }
+
+    #[test]
+    fn a_pattern_is_filled_in_the_form_that_the_model_wants() {
+        let config = config(
+            r#"
+            "a/text" = { duration = "{seconds}s", aspect_ratio = "{aspect_ratio}", generate_audio = true, seeds = [1, 2] }
+            "a/digits" = { duration = "{seconds}", size = "{size}" }
+            "a/number" = { duration = "{seconds:number}", video_size = { width = "{width:number}", height = "{height}" } }
+            "a/named" = { duration = "{seconds}", resolution = "{resolution}" }
+            "#,
+        )
+        .unwrap();
+        let of = |model| filled(config.input(model).unwrap());
+        let text = json!({"duration": "8s", "aspect_ratio": "16:9", "generate_audio": true, "seeds": [1, 2]});
+        assert_eq!(of("a/text"), Ok(text));
+        assert_eq!(of("a/digits"), Ok(json!({"duration": "8", "size": "1280x720"})));
+        assert_eq!(of("a/number"), Ok(json!({"duration": 8, "video_size": {"width": 1280, "height": "720"}})));
+        assert_eq!(of("a/named"), Err(Quantity::Resolution));
+    }
+
+    #[test]
+    fn the_longest_name_counts_and_only_in_whole_segments() {
+        let config = config(
+            r#"
+            "fal-ai/veo3.1" = { duration = "{seconds}s", size = "{size}" }
+            "fal-ai/veo3.1/fast" = { duration = "{seconds}", size = "{size}" }
+            "#,
+        )
+        .unwrap();
+        let duration = |model| config.input(model).map(|pattern| filled(pattern).unwrap()["duration"].clone());
+        assert_eq!(duration("fal-ai/veo3.1"), Some(json!("8s")));
+        assert_eq!(duration("fal-ai/veo3.1/image-to-video"), Some(json!("8s")));
+        assert_eq!(duration("fal-ai/veo3.1/fast/image-to-video"), Some(json!("8")));
+        assert_eq!((duration("fal-ai/veo3.12"), duration("fal-ai/kling")), (None, None));
+    }
+
+    #[test]
+    fn what_would_leave_the_price_to_the_provider_is_refused() {
+        for (inputs, what) in [
+            (r#""a/b" = { aspect_ratio = "{aspect_ratio}" }"#, "{seconds}"),
+            (r#""a/b" = { duration = "{seconds}" }"#, "the size"),
+            (r#""a/b" = { duration = "{seconds}", size = "{size}", prompt = "x" }"#, "prompt"),
+            (r#""a/b" = { duration = "{second}", size = "{size}" }"#, "{second}, which is none of"),
+            (r#""a/b" = { duration = "{seconds", size = "{size}" }"#, "left open"),
+            (r#""a/b" = { duration = "{seconds}", size = "{size:number}" }"#, "as a number"),
+            (r#""../b" = { duration = "{seconds}", size = "{size}" }"#, "owner/app"),
+            (r#"model = { duration = "{seconds}", size = "{size}" }"#, "owner/app"),
+            (r#""a/b" = 4"#, "owner/app"),
+        ] {
+            let wrong = config(inputs).unwrap_err();
+            assert!(wrong.contains(what), "{inputs}: {wrong}");
+        }
+    }
+}
