@@ -90,12 +90,13 @@ pub(super) async fn respond(download: Download, office: &Office) -> poem::Result
     })
 }
 
-/// The answer to a download that leads somewhere else; `here` is its own target.
+/// The answer to a download that leads somewhere else; `here` is its own path, or its own URL on the other host.
 pub(super) fn redirect(detour: Detour, id: &str, here: &str, office: &Office) -> Response {
     let target = match detour {
         Detour::OtherHost => format!("{}/files/{id}", office.other_host),
         Detour::Metadata => "http://169.254.169.254/latest/meta-data/".to_owned(),
-        Detour::Circle => format!("{}{here}", office.home),
+        Detour::Circle if here.starts_with('/') => format!("{}{here}", office.home),
+        Detour::Circle => here.to_owned(),
     };
     Response::builder().status(StatusCode::FOUND).header(header::LOCATION, target).finish()
 }

@@ -10,6 +10,7 @@ use super::content;
 use super::control;
 use super::journal;
 use super::office::Office;
+use super::script::Detour;
 use super::surfaces;
 
 /// The provider's own address.
@@ -29,6 +30,13 @@ pub(super) fn other_host_routes(office: Arc<Office>) -> impl Endpoint {
 
 #[handler]
 async fn kept_file(Path(id): Path<String>, office: Data<&Arc<Office>>) -> poem::Result<Response> {
+    match office.studio.detour(&id) {
+        // whoever was sent here has arrived
+        None | Some(Detour::OtherHost) => {}
+        Some(detour) => {
+            return Ok(content::redirect(detour, &id, &format!("{}/files/{id}", office.other_host), &office));
+        }
+    }
     match office.studio.download(&id, true) {
         Ok(download) => content::respond(download, &office).await,
         Err(_) => Ok(StatusCode::FORBIDDEN.into_response()),

@@ -91,7 +91,8 @@ impl Default for Profile {
 impl Profile {
     /// No faults, videos in 20 to 60 ms. Models, lengths, sizes and prices follow the vendors' published tables: OpenAI's
     /// video guide (`sora-2` $0.10/s; `sora-2-pro` $0.30, $0.50, $0.70/s by size) and Google's price list (Veo 3.1 $0.40/s,
-    /// fast $0.10 and $0.12/s), the latter in the lengths in which gateways resell it through `/v1/videos`.
+    /// fast $0.10 and $0.12/s), the latter in the lengths in which gateways resell it through `/v1/videos`; Gemini Omni
+    /// $0.03 to $0.30/s by resolution. What fal sells beside Veo has made-up prices: its lengths and forms are the point.
     pub fn calm() -> Self {
         Profile {
             latency_ms: (20, 60),
@@ -209,7 +210,10 @@ fn catalogue() -> Vec<ModelCard> {
     const FULL: &[&str] = &["1080x1920", "1920x1080"];
     const ULTRA: &[&str] = &["2160x3840", "3840x2160"];
     const SORA: &[&str] = &["4", "8", "12", "16", "20"];
+    const SMALL: &[&str] = &["360x640", "640x360"];
     const VEO: &[&str] = &["8", "4", "6"];
+    const OMNI: &[&str] = &["10", "3", "4", "5", "6", "7", "8", "9"];
+    const FLUX: &[&str] = &["5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19", "20"];
     let sora = |name| ModelCard::new(name, SORA, &[(10, HD)]);
     let pro = |name| ModelCard::new(name, SORA, &[(30, HD), (50, TALL), (70, FULL)]);
     let veo = |name| ModelCard::new(name, VEO, &[(40, HD), (40, FULL)]);
@@ -226,6 +230,11 @@ fn catalogue() -> Vec<ModelCard> {
         fast("veo-3.1-fast-generate-001"),
         ModelCard::new("veo-3.1-generate-preview", VEO, &[(40, HD), (40, FULL), (60, ULTRA)]),
         ModelCard::new("veo-3.1-fast-generate-preview", VEO, &[(10, HD), (12, FULL), (30, ULTRA)]),
+        ModelCard::new("gemini-omni-1.1-flash", OMNI, &[(3, SMALL), (10, HD), (15, FULL), (30, ULTRA)]),
+        veo("fal-ai/veo3.1"),
+        fast("fal-ai/veo3.1/fast"),
+        ModelCard::new("fal-ai/kling-video/v3/turbo/text-to-video", &["5", "10"], &[(8, HD)]),
+        ModelCard::new("blackforestlabs/flux-3-max/text-to-video", FLUX, &[(10, HD), (15, FULL)]),
     ]
 }
 

@@ -127,6 +127,12 @@ impl Studio {
         }
     }
 
+    /// What the last poll could see, without being one.
+    pub(super) fn glance(&self, id: &str) -> Option<Sight> {
+        let now_ms = self.clock.now_ms();
+        self.memory().visible(id).map(|job| job.sight(now_ms))
+    }
+
     pub(super) fn delete(&self, id: &str) -> Result<(), NotDeleted> {
         let now_ms = self.clock.now_ms();
         let mut memory = self.memory();

@@ -6,13 +6,18 @@
 //! | `/veo/v1beta` | [`veo`], as the Gemini API serves it |
 //! | `/vertex/v1` | [`veo`], as Vertex AI serves it |
 //! | `/gcs/storage/v1`, `/oauth/token` | the bucket and the tokens that belong to Vertex AI: [`google`] |
+//! | `/omni/v1beta` | [`gemini_omni`] |
+//! | `/fal` | [`fal`] |
 //!
 //! A surface turns bytes into an [`Order`](super::jobs::Order) as strictly as its vendor does, and what the studio says
 //! into the vendor's words; it decides nothing. A new one is a module with `routes()` and a line in [`mount`]. It has to
 //! answer every [`Fault`](super::script::Fault): [`created`] does what all have in common.
 
+mod fal;
+mod gemini_omni;
 mod google;
 mod openai_videos;
+mod sizes;
 mod veo;
 
 use std::sync::Arc;
@@ -31,11 +36,17 @@ use super::script::Fault;
 const GATEWAY_PAGE: &str =
     "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><h1>502 Bad Gateway</h1></body>\r\n</html>\r\n";
 
+/// Where Gemini Omni is; links in answers lead below it.
+const GEMINI_OMNI: &str = "/omni/v1beta";
+/// Where fal is.
+const FAL: &str = "/fal";
+
 /// Every surface at its prefix.
 pub(super) fn mount(routes: Route) -> Route {
     let routes = routes.nest("/v1/videos", openai_videos::routes());
     let routes = routes.nest("/veo/v1beta", veo::gemini_routes()).nest("/vertex/v1", veo::vertex_routes());
-    routes.nest("/gcs/storage/v1", google::storage_routes()).at("/oauth/token", google::token_route())
+    let routes = routes.nest("/gcs/storage/v1", google::storage_routes()).at("/oauth/token", google::token_route());
+    routes.nest(GEMINI_OMNI, gemini_omni::routes()).nest(FAL, fal::routes())
 }
 
 /// An error of the server itself, such as an unknown path.
