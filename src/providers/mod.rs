@@ -15,6 +15,8 @@
 mod adapter;
 pub mod catalogue;
 pub mod egress;
+mod fal;
+mod gemini_omni;
 mod google;
 mod openai_videos;
 #[cfg(test)]
@@ -35,6 +37,8 @@ use crate::config::{AttemptsConfig, Config, ProviderConfig, ProviderKind};
 use crate::domain::{AttemptId, FailureClass, Size};
 pub use catalogue::{Catalogue, CatalogueError, Model};
 pub use egress::{Answer, Egress, EgressError, EgressPolicy, GuardedClient};
+pub use fal::Fal;
+pub use gemini_omni::GeminiOmni;
 pub use openai_videos::OpenaiVideos;
 pub use veo::Veo;
 
@@ -328,6 +332,8 @@ fn build(account: &ProviderConfig, attempts: &AttemptsConfig, egress: &Egress) -
         ProviderKind::OpenaiVideos => Arc::new(OpenaiVideos::new(account, attempts, egress)?),
         ProviderKind::VeoGemini(veo) => Arc::new(Veo::on_gemini(account, veo, attempts, egress)?),
         ProviderKind::VeoVertex(veo, vertex) => Arc::new(Veo::on_vertex(account, veo, vertex, attempts, egress)?),
+        ProviderKind::GeminiOmni => Arc::new(GeminiOmni::new(account, attempts, egress)?),
+        ProviderKind::Fal(fal) => Arc::new(Fal::new(account, fal, attempts, egress)?),
     })
 }
 
