@@ -69,7 +69,7 @@ fn every_setting_of_the_example_file_is_known() {
     let lines = text.lines().map(|line| if setting(line) { line.trim_start_matches('#') } else { line });
     let text = lines.collect::<Vec<_>>().join("\n");
     let config = load(&text);
-    assert_eq!((config.providers.len(), config.models.len()), (3, 3));
+    assert_eq!((config.providers.len(), config.models.len()), (5, 3));
     for key in [
         "postgres_run_as",
         "finalize_slots",
@@ -318,4 +318,22 @@ fn models_are_checked_against_each_other_and_against_the_accounts() {
     assert!(problems(&orphan, &[])[0].contains("names the provider \"other\""));
     assert!(problems(ACCOUNT, &[])[0].contains("\"sora-2\" names the provider \"sora\""));
     assert!(problems(&format!("{ACCOUNT}{ACCOUNT}{MODEL}"), &[])[0].contains("is there twice"));
+}
+
+#[test]
+fn a_fal_account_has_a_pattern_for_each_of_its_models() {
+    let account = ACCOUNT.replace("openai_videos", "fal");
+    let inputs = "inputs = { \"fal-ai/veo3.1\" = { duration = \"{seconds}s\", aspect_ratio = \"{aspect_ratio}\" } }\n";
+    let model = |upstream: &str| MODEL.replace("provider =", &format!("upstream = \"{upstream}\"\nprovider ="));
+    let config = load(&format!("{account}{inputs}{}", model("fal-ai/veo3.1/fast")));
+    assert!(matches!(&config.providers[0].kind, super::ProviderKind::Fal(fal) if fal.input("fal-ai/veo3.1").is_some()));
+    for (text, problem) in [
+        (format!("{account}{inputs}{}", model("fal-ai/kling-video/v3")), "have no pattern for it"),
+        (format!("{account}{}", model("fal-ai/veo3.1")), ".inputs` is missing"),
+        (format!("{account}inputs = \"x\"\n{}", model("fal-ai/veo3.1")), "must be a table"),
+        (format!("{account}{}{}", inputs.replace("{seconds}s", "8s"), model("fal-ai/veo3.1")), "must say {seconds}"),
+    ] {
+        let told = problems(&text, &[]);
+        assert!(told.iter().any(|told| told.contains(problem)), "{problem}: {told:?}");
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::TryStreamExt;
+use poem::http::HeaderMap;
 use poem::listener::TcpAcceptor;
 use poem::{Request, Response};
 use serde_json::json;
@@ -24,34 +25,46 @@ const KEY: &str = "sk-test-9f8e7d6c5b4a";
 const PROMPT: &str = "a red fox jumps over a sleeping dog";
 
 #[derive(Clone, Debug)]
-struct Seen {
-    method: String,
-    target: String,
+pub(super) struct Seen {
+    pub(super) method: String,
+    pub(super) target: String,
     authorization: Option<String>,
-    body: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl Seen {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// `POST /v1/videos`
+    pub(super) fn line(&self) -> String {
+        format!("{} {}", self.method, self.target)
+    }
 }
 
 #[derive(Clone)]
-struct Reply {
+pub(super) struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: String,
 }
 
-fn reply(status: u16, body: impl ToString) -> Reply {
+pub(super) fn reply(status: u16, body: impl ToString) -> Reply {
     Reply { status, headers: Vec::new(), body: body.to_string() }
 }
 
 impl Reply {
-    fn with(mut self, name: &'static str, value: impl ToString) -> Reply {
+    pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Reply {
         self.headers.push((name, value.to_string()));
         self
     }
 }
 
 /// Gives its replies in order, the last one for ever, and keeps what it was asked.
-struct Server {
-    base: Url,
+pub(super) struct Server {
+    pub(super) base: Url,
     seen: Arc<Mutex<Vec<Seen>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -63,7 +76,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn start(replies: impl IntoIterator<Item = Reply>) -> Server {
+    pub(super) async fn start(replies: impl IntoIterator<Item = Reply>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -77,6 +90,7 @@ impl Server {
                     method: request.method().to_string(),
                     target: request.uri().path_and_query().unwrap().to_string(),
                     authorization: request.header("authorization").map(str::to_owned),
+                    headers: request.headers().clone(),
                     body: String::from_utf8_lossy(&body).into_owned(),
                 });
                 let mut replies = replies.lock().unwrap();
@@ -93,7 +107,7 @@ impl Server {
         Server { base, seen, task }
     }
 
-    fn seen(&self) -> Vec<Seen> {
+    pub(super) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 

@@ -151,10 +151,7 @@ impl Provider for Fal {
     async fn submit(&self, request: &GenerationRequest<'_>, _attempt: AttemptId) -> SubmitOutcome {
         let input = match wire::input(&self.config, request) {
             Ok(input) => input,
-            Err(message) => {
-                let class = FailureClass::InvalidInput;
-                return SubmitOutcome::Rejected { class, message, retry_after: None };
-            }
+            Err((class, message)) => return SubmitOutcome::Rejected { class, message, retry_after: None },
         };
         let fill = |post: reqwest::RequestBuilder| post.header("x-fal-no-retry", "1").json(&input);
         let handle_of = |answer: &Value| Some(Ticket::of(answer, request.upstream_model, &self.api.url([]))?.handle());

@@ -7,6 +7,7 @@ use url::Url;
 use super::super::adapter::{ErrorBody, json, shape};
 use super::super::{GenerationRequest, Handle, Place};
 use crate::config::{FalConfig, Quantity};
+use crate::domain::FailureClass;
 
 /// A longer path is not taken from an answer, in bytes.
 const MAX_PATH_BYTES: usize = 1024;
@@ -15,10 +16,9 @@ const MAX_PATH_BYTES: usize = 1024;
 ///
 /// # Errors
 /// Why this order cannot be said, in words for the customer.
-pub(super) fn input(config: &FalConfig, request: &GenerationRequest<'_>) -> Result<Value, String> {
-    let pattern = config
-        .input(request.upstream_model)
-        .ok_or_else(|| "the account has no pattern for the input of this model".to_owned())?;
+pub(super) fn input(config: &FalConfig, request: &GenerationRequest<'_>) -> Result<Value, (FailureClass, String)> {
+    let not_served = || (FailureClass::ModelRetired, "this model is not set up at the provider".to_owned());
+    let pattern = config.input(request.upstream_model).ok_or_else(not_served)?;
     let size = request.size;
     let value_of = |quantity| match quantity {
         Quantity::Seconds => Some(request.seconds.to_string()),
@@ -28,8 +28,8 @@ pub(super) fn input(config: &FalConfig, request: &GenerationRequest<'_>) -> Resu
         Quantity::AspectRatio => Some(shape::aspect_ratio(size)),
         Quantity::Resolution => shape::resolution(size).map(str::to_owned),
     };
-    let mut fields: Map<String, Value> =
-        pattern.fill(&value_of).map_err(|_| format!("the provider has no name for the resolution of {size}"))?;
+    let no_name = |_| (FailureClass::InvalidInput, format!("the provider has no name for the resolution of {size}"));
+    let mut fields: Map<String, Value> = pattern.fill(&value_of).map_err(no_name)?;
     fields.insert("prompt".to_owned(), Value::String(request.prompt.to_owned()));
     Ok(Value::Object(fields))
 }

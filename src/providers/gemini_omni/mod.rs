@@ -59,7 +59,7 @@ const BILLING: Billing =
     Billing { when: BilledWhen::OnSuccess, moderated: Billed::No, failed: Billed::Unknown, cancelled: Billed::Unknown };
 
 /// An interaction with its film inside: such films are said to be 4 MB at most, and the prompt comes back with it.
-const WITH_FILM: JsonBounds = JsonBounds { raw_bytes: 64 << 20, ..JsonBounds::WITH_FILE };
+const WITH_FILM: JsonBounds = JsonBounds { raw_bytes: 32 << 20, ..JsonBounds::WITH_FILE };
 
 /// The download of a file that is gone says that we may not see it. Our key is good: the poll just before has shown it.
 const FILE_GONE: &[u16] = &[403];

@@ -4,7 +4,9 @@
 //! all. A [`Scenario`] is a story with an end that is judged: it returns an error instead of panicking, so that the suite
 //! can be held against adapters that are broken on purpose ([`planted`]) and has to be red for each.
 
+mod fal;
 mod files;
+mod gemini_omni;
 mod jobs;
 mod openai_videos;
 mod orders;
