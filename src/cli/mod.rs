@@ -1,15 +1,20 @@
 //! The command line: one file per command, each its arguments and a call into the house.
 //!
 //! Always holds: a command's result goes to standard output, everything else (logs, progress, advice) to standard error.
-//! The exit code is 0 when all is well, 1 when it is not, 2 when the command line was not understood.
+//! The exit code is 0 when all is well, 1 when it is not, 2 when the command line was not understood; watching a batch has
+//! codes of its own (`customer`).
 //! Refuses: SQL, decisions. What a command does is done by the rooms below; only the demo has a story of its own.
 
 mod bench;
+mod client;
+mod completions;
+mod customer;
 mod demo;
 mod emulate;
 mod migrate;
 mod openapi;
 mod output;
+mod progress;
 mod provider;
 mod reconcile;
 mod serve;
@@ -21,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{Config, LogConfig};
 use crate::telemetry;
@@ -30,6 +35,7 @@ use crate::telemetry;
 #[command(
     name = "freezeframe",
     version,
+    max_term_width = 80,
     about = "Batch video generation that freezes the price and refunds every failure"
 )]
 struct Cli {
@@ -42,6 +48,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Batches of videos: submit, watch, fetch (as a customer)
+    Batch(customer::BatchArgs),
+    /// Show what may be spent, and what is set aside (as a customer)
+    Wallet(customer::WalletArgs),
+    /// List the models, or the prices of one (as a customer)
+    Models(customer::ModelsArgs),
     /// Run everything in this one process until Ctrl-C
     Up(up::UpArgs),
     /// Run some of the roles; any number of processes share the work
@@ -62,6 +74,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Play a batch of 20 videos against the emulator and show where every credit went
     Demo(demo::DemoArgs),
+    /// Print what a shell needs to complete commands
+    Completions(completions::CompletionsArgs),
 }
 
 /// Reads the command line and does what it says.
@@ -72,6 +86,9 @@ pub async fn run() -> Result<ExitCode> {
     let cli = Cli::parse();
     let config = cli.config.as_deref();
     match cli.command {
+        Command::Batch(args) => customer::batch(args).await,
+        Command::Wallet(args) => customer::wallet(args).await,
+        Command::Models(args) => customer::models(args).await,
         Command::Up(args) => up::run(settings(config)?, args).await,
         Command::Serve(args) => serve::run(settings(config)?, args).await,
         Command::Emulate(args) => emulate::run(args).await,
@@ -82,6 +99,7 @@ pub async fn run() -> Result<ExitCode> {
         Command::Reconcile(args) => reconcile::run(settings(config)?, args).await,
         Command::Bench(args) => bench::run(settings(config)?, args).await,
         Command::Demo(args) => demo::run(Config::load(config)?, args).await,
+        Command::Completions(args) => completions::run(args, Cli::command()),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod admission;
 mod app;
+mod cli;
 mod conformance;
 mod crash;
 mod engine;

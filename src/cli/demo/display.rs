@@ -1,17 +1,17 @@
 //! What the audience sees: a live display on a terminal, plain lines elsewhere, tables at the end; 80 columns are enough.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal as _, stderr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use chrono::Utc;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::client::{Accepted, Batch, Counts, Video};
 use super::outcome::Outcome;
 use super::stage::{OPENING_CREDITS, Stage};
+use crate::cli::client::{Accepted, Batch, Counts, Video};
+use crate::cli::customer::ledger_table;
 use crate::cli::output::{self, Table, amount, count, wrap};
+use crate::cli::progress::{Live, Pace};
 
 const TEXT_WIDTH: usize = 76;
 /// Without a terminal there is a line for each change, but not more often than this.
@@ -21,14 +21,15 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Screen {
     /// Standard output is kept for the summary.
     aside: bool,
-    bar: Option<ProgressBar>,
+    live: Option<Live>,
+    pace: Pace,
     told: HashMap<String, (u32, bool)>,
     last_line: Option<(Duration, Counts)>,
 }
 
 impl Screen {
     pub(super) fn new(aside: bool) -> Screen {
-        Screen { aside, bar: None, told: HashMap::new(), last_line: None }
+        Screen { aside, live: None, pace: Pace::default(), told: HashMap::new(), last_line: None }
     }
 
     fn line(&self, text: &str) -> Result<()> {
@@ -40,8 +41,8 @@ impl Screen {
                 output::line(text)
             }
         };
-        match &self.bar {
-            Some(bar) => bar.suspend(write)?,
+        match &self.live {
+            Some(live) => live.aside(write)?,
             None => write()?,
         }
         Ok(())
@@ -74,15 +75,7 @@ impl Screen {
     pub(super) fn ordered(&mut self, accepted: &Accepted, took: Duration) -> Result<()> {
         self.heading(&format!("POST /api/enterprise/video-batch: 202 after {} ms", took.as_millis()))?;
         self.line(&format!("  {}, {}\n", accepted.batch_id, accepted.status))?;
-        if stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            // the template is a constant, so that it is valid by construction
-            if let Ok(style) = ProgressStyle::with_template("  {bar:48.green/white} {pos}/{len}  {elapsed}\n  {msg}") {
-                bar.set_style(style.progress_chars("█▓░"));
-            }
-            bar.enable_steady_tick(Duration::from_millis(200));
-            self.bar = Some(bar);
-        }
+        self.live = Some(Live::start()).filter(Live::is_drawn);
         Ok(())
     }
 
@@ -96,14 +89,9 @@ impl Screen {
             "{} made, {} failed, {} running, {} waiting",
             counts.succeeded, counts.failed, counts.in_progress, counts.waiting
         );
-        if let Some(bar) = &self.bar {
-            let [frozen, held, refunded, charged] =
-                [money.frozen, money.held, money.refunded, money.charged].map(amount);
-            bar.set_length(counts.total as u64);
-            bar.set_position((counts.succeeded + counts.failed) as u64);
-            bar.set_message(format!(
-                "{work}\n  frozen {frozen} = held {held} + refunded {refunded} + charged {charged}"
-            ));
+        self.pace.note(Instant::now(), counts.done());
+        if let Some(live) = &self.live {
+            live.draw(batch, &self.pace, None);
             return Ok(());
         }
         let due = self.last_line.is_none_or(|(last, seen)| seen != counts && at.saturating_sub(last) >= LINE_EVERY);
@@ -121,7 +109,7 @@ impl Screen {
 
     /// Tells what happened to a video since the last look, if it is worth telling.
     fn tell(&mut self, video: &Video, at: Duration) -> Result<()> {
-        let (name, tries) = (&video.custom_id, video.attempts);
+        let (name, tries) = (video.name(), video.attempts);
         let over = video.failure.is_some() || video.output.is_some();
         let seen = (tries, over || video.retry_at.is_some());
         if self.told.insert(name.clone(), seen) == Some(seen) {
@@ -143,9 +131,7 @@ impl Screen {
     }
 
     pub(super) fn end_progress(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+        self.live = None;
     }
 
     pub(super) fn outcome(&self, outcome: &Outcome) -> Result<()> {
@@ -170,17 +156,17 @@ impl Screen {
     fn failures(&self, outcome: &Outcome) -> Result<()> {
         self.heading("Why videos failed")?;
         let mut table = Table::new(["video", "model", ">tries", "type", ">refunded"]);
-        let mut reasons: Vec<(&str, &str)> = Vec::new();
+        let mut reasons: Vec<(String, &str)> = Vec::new();
         for video in outcome.failed() {
             let Some(failure) = &video.failure else { continue };
             table.row([
-                video.custom_id.clone(),
+                video.name(),
                 video.model.clone(),
                 video.attempts.to_string(),
                 failure.kind.clone(),
                 amount(video.price_credits),
             ]);
-            reasons.push((&video.custom_id, &failure.message));
+            reasons.push((video.name(), &failure.message));
         }
         self.line(&table.render())?;
         for (name, message) in reasons {
@@ -194,20 +180,7 @@ impl Screen {
 
     fn credits(&self, outcome: &Outcome) -> Result<()> {
         self.heading("Where every credit went")?;
-        let mut table = Table::new(["act", ">credits", "reason", ">videos", "balance", ">before", "", ">after"]);
-        for entry in &outcome.entries {
-            table.row([
-                entry.act.clone(),
-                amount(entry.amount),
-                entry.reason.clone(),
-                entry.video_count.to_string(),
-                entry.balance_of.clone(),
-                amount(entry.balance_before),
-                "->".to_owned(),
-                amount(entry.balance_after),
-            ]);
-        }
-        self.line(&table.render())?;
+        self.line(&ledger_table(&outcome.entries, usize::MAX))?;
         let money = outcome.batch.credits;
         let (before, after) = (outcome.wallet_before.available, outcome.wallet_after.available);
         self.line(&format!(
@@ -240,7 +213,7 @@ impl Screen {
         self.line(&format!("  docs     {base}/docs"))?;
         self.line(&format!("  metrics  {base}/metrics"))?;
         if let Some(output) = outcome.videos.iter().find_map(|video| video.output.as_ref()) {
-            self.line(&format!("  a video  {}", stage.api.at(&output.url)?))?;
+            self.line(&format!("  a video  {}", output.url))?;
         }
         let directory = stage.directory.display();
         self.line(&format!("  books    FREEZEFRAME_DATA_DIR={directory} freezeframe reconcile"))?;

@@ -3,7 +3,6 @@
 //! Everything is real but the provider: the embedded database, every role, HTTP, signatures, files. See [`stage`] for why
 //! it cannot do harm. The exit code is 0 only if everything came out as promised.
 
-mod client;
 mod display;
 mod outcome;
 mod play;

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::client::{Accepted, Batch, Entry, Video, Wallet};
 use crate::billing::Reconciliation;
+use crate::cli::client::{Accepted, Batch, BatchStatus, Entry, Video, Wallet};
 use crate::emulator::{Book, JobState};
 
 /// All that there is to know at the end.
@@ -65,7 +65,7 @@ impl Outcome {
         let failed_for = |kind: &str| self.failed().any(|v| v.failure.as_ref().is_some_and(|f| f.kind == kind));
         let delivered = self.videos.iter().filter(|video| video.output.is_some()).count();
         let checks = [
-            (self.batch.status == "partial", format!("the batch ended {}, not partial", self.batch.status)),
+            (self.batch.status == BatchStatus::Partial, format!("the batch ended {}, not partial", self.batch.status)),
             (counts.succeeded + counts.failed == counts.total, "the counts do not add up".to_owned()),
             (delivered == counts.succeeded, format!("{} succeeded but {delivered} have a file", counts.succeeded)),
             (failed_for("moderation"), "no video failed for moderation".to_owned()),
@@ -94,7 +94,7 @@ impl Outcome {
         let (money, counts) = (&self.batch.credits, &self.batch.counts);
         Summary {
             batch_id: &self.accepted.batch_id,
-            status: &self.batch.status,
+            status: self.batch.status,
             total: counts.total,
             succeeded: counts.succeeded,
             failed: counts.failed,
@@ -113,7 +113,7 @@ impl Outcome {
 #[derive(Serialize)]
 pub(super) struct Summary<'a> {
     batch_id: &'a str,
-    status: &'a str,
+    status: BatchStatus,
     total: usize,
     succeeded: usize,
     failed: usize,

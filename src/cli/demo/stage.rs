@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use url::Url;
 
-use super::client::Api;
 use super::receiver::Receiver;
 use crate::billing;
+use crate::cli::client::Api;
 use crate::cli::signals::{self, Signals};
 use crate::config::{Config, ProviderConfig, built_in_models};
 use crate::db::Database;
@@ -72,7 +72,7 @@ impl Stage {
         let limits = ("Demo Studio", VIDEOS_PER_MINUTE, MAX_IN_FLIGHT);
         let tenant = billing::onboard(&db, &service.master, limits, credits).await?;
         let receiver = Receiver::start(tenant.webhook_secret.expose()).await?;
-        let api = Api::new(&format!("http://{address}"), tenant.api_key.expose())?;
+        let api = Api::new(&format!("http://{address}"), &Secret::new(tenant.api_key.expose()))?;
         Ok(Stage { directory, emulator, db, tenant, receiver, api, address, service, store, _lock: lock })
     }
 

@@ -1,0 +1,151 @@
+//! `freezeframe batch show`: one batch, its money, and why videos of it failed.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use clap::Args;
+
+use super::Connection;
+use crate::cli::client::{Api, Batch, CallError};
+use crate::cli::output::{self, Table, amount, duration, plain, wrap};
+use crate::cli::progress::{counts_words, money_words, number};
+
+/// Where values begin.
+const INDENT: usize = 12;
+
+/// Show how far a batch is, and its money.
+#[derive(Args)]
+pub(super) struct ShowArgs {
+    /// The batch, bat_ and 26 characters
+    #[arg(value_name = "BATCH")]
+    id: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(super) async fn run(args: ShowArgs) -> Result<ExitCode> {
+    let api = args.connection.api()?;
+    let batch = api.batch(&args.id).await?;
+    if args.connection.json {
+        output::json(&batch.raw)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let failed = failures(&api, &batch.value).await?;
+    output::line(&summary(&batch.value, &failed))?;
+    advise(&batch.value);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The failures of one type.
+pub(super) struct FailedFor {
+    kind: String,
+    videos: usize,
+    refunded: i64,
+    retryable: bool,
+    /// One of them, as an example.
+    example: (String, String),
+}
+
+/// Every failure of a batch by its type, the most frequent first.
+pub(super) async fn failures(api: &Api, batch: &Batch) -> Result<Vec<FailedFor>, CallError> {
+    let mut kinds: BTreeMap<String, FailedFor> = BTreeMap::new();
+    if batch.counts.failed == 0 {
+        return Ok(vec![]);
+    }
+    for video in api.videos(&batch.batch_id, Some("failed")).await?.into_iter().map(|video| video.value) {
+        let name = video.name();
+        let Some(failure) = video.failure else { continue };
+        let group = kinds.entry(failure.kind.clone()).or_insert_with(|| FailedFor {
+            kind: failure.kind,
+            videos: 0,
+            refunded: 0,
+            retryable: failure.retryable,
+            example: (name, failure.message),
+        });
+        group.videos += 1;
+        group.refunded += video.refunded_credits;
+    }
+    let mut groups: Vec<FailedFor> = kinds.into_values().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.videos));
+    Ok(groups)
+}
+
+/// All that there is to say about a batch.
+pub(super) fn summary(batch: &Batch, failed: &[FailedFor]) -> String {
+    let width = output::width();
+    let mut lines = vec![];
+    let mut add = |name: &str, value: String| {
+        for (at, line) in wrap(&value, width.saturating_sub(INDENT)).iter().enumerate() {
+            lines.push(format!("  {:<10}{line}", if at == 0 { name } else { "" }));
+        }
+    };
+    add("batch", plain(&batch.batch_id));
+    add("status", status(batch));
+    add("videos", format!("{}: {}", number(batch.counts.total), counts_words(&batch.counts)));
+    add("credits", money_words(&batch.credits));
+    add("submitted", moment(batch.created_at));
+    add("key", plain(&batch.request_id));
+    if let Some(url) = &batch.webhook_url {
+        add("webhook", plain(url));
+    }
+    for (at, (name, text)) in batch.metadata.iter().enumerate() {
+        add(if at == 0 { "metadata" } else { "" }, format!("{} = {}", plain(name), plain(text)));
+    }
+    let mut text = lines.join("\n");
+    if !failed.is_empty() {
+        text.push_str(&format!("\n\n{}", reasons(failed, width)));
+    }
+    text
+}
+
+fn reasons(failed: &[FailedFor], width: usize) -> String {
+    let mut table = Table::new(["failed for", ">videos", ">refunded", "worth another try", "~for example"]);
+    for group in failed {
+        let again = if group.retryable { "yes" } else { "no" };
+        table.row([
+            plain(&group.kind),
+            number(group.videos),
+            amount(group.refunded),
+            again.to_owned(),
+            plain(&group.example.0),
+        ]);
+    }
+    let mut text = table.render_within(width);
+    text.push('\n');
+    for FailedFor { kind, example, .. } in failed {
+        text.push_str(&format!("\n  {}:\n", plain(kind)));
+        for line in wrap(&plain(&example.1), width.saturating_sub(4)) {
+            text.push_str(&format!("    {line}\n"));
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+fn status(batch: &Batch) -> String {
+    let word = batch.status.to_string();
+    match (batch.finished_at, batch.started_at) {
+        (Some(at), _) => {
+            let took = (at - batch.created_at).num_seconds();
+            format!("{word} after {}, at {}", duration(u64::try_from(took).unwrap_or(0)), moment(at))
+        }
+        (None, Some(at)) => format!("{word} since {}", moment(at)),
+        (None, None) => word,
+    }
+}
+
+/// In universal time, so that it reads the same for everybody.
+pub(super) fn moment(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// What one would do next.
+pub(super) fn advise(batch: &Batch) {
+    let id = plain(&batch.batch_id);
+    if !batch.status.has_ended() {
+        output::aside(&format!("watch it with: freezeframe batch watch {id}"));
+    } else if batch.counts.succeeded > 0 {
+        output::aside(&format!("fetch the files with: freezeframe batch results {id} --download DIR"));
+    }
+}
