@@ -14,6 +14,7 @@ use super::client::{Batch, Counts, Money};
 use super::output::{self, amount, columns, duration, fit};
 
 const WIDEST_BAR: usize = 60;
+const NARROWEST_BAR: usize = 8;
 /// The rate is that of so much of the past.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 /// Less of the past says nothing about the future.
@@ -194,10 +195,10 @@ fn frame(batch: &Batch, pace: &Pace, note: Option<&str>, (width, paint): (usize,
     let share = format!("{:>3}%  {}/{}", percent(counts), number(counts.done()), number(counts.total));
     let pace = pace.words(counts.total - counts.done().min(counts.total));
     let bar_width = width.saturating_sub(4 + share.len()).min(WIDEST_BAR);
-    let mut lines = vec![format!("  {}  {}", bar(counts, bar_width, paint), fit(&share, width.saturating_sub(4)))];
-    if bar_width < 8 {
-        lines = vec![fit(&format!("  {share}"), width)];
-    }
+    let mut lines = vec![match bar_width {
+        0..NARROWEST_BAR => fit(&format!("  {share}"), width),
+        _ => format!("  {}  {share}", bar(counts, bar_width, paint)),
+    }];
     let mut add = |text: String| lines.push(fit(&format!("  {text}"), width));
     let work = counts_words(counts);
     if pace.is_empty() {
@@ -222,7 +223,7 @@ fn frame(batch: &Batch, pace: &Pace, note: Option<&str>, (width, paint): (usize,
     lines
 }
 
-/// What succeeded, what failed, what is being made, what waits: told apart without colours too.
+/// What succeeded, what failed, what is being made, what waits: told apart without colours too. `width` is one at least.
 fn bar(counts: &Counts, width: usize, paint: Paint) -> String {
     let total = counts.total.max(1);
     let upto = |count: usize| count.min(total) * width / total;
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "  ███████████████████████████████████▓▓▒▒▒▒▒▒▒▒▒▒▒▒░░░░░░░░░░░   61%  612/1,000",
+                "  ███████████████████████████████████▓▒▒▒▒▒▒▒▒▒▒▒▒░░░░░░░░░░░░   61%  612/1,000",
                 "  588 succeeded, 24 failed, 200 running, 188 waiting - 12.0/s, 33 s left",
                 "  credits: 61,000 frozen = 0 charged + 1,464 refunded + 59,536 held",
             ]

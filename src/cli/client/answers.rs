@@ -17,19 +17,15 @@ pub(in crate::cli) struct Accepted {
     pub(in crate::cli) frozen_credits: i64,
 }
 
-/// How far a batch is. The last one stands for words of a newer service.
+/// How far a batch is: accepted, being made; ended with all, some or none of its videos. The last one stands for words of a
+/// newer service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::cli) enum BatchStatus {
-    /// Accepted and paid for
     Queued,
-    /// Videos are being made
     Processing,
-    /// Ended; every video succeeded
     Completed,
-    /// Ended; some videos failed and were refunded
     Partial,
-    /// Ended; every video failed and was refunded
     Failed,
     #[serde(other)]
     #[value(skip)]

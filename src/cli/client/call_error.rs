@@ -172,7 +172,10 @@ impl fmt::Display for Problem {
 /// The innermost reason of an error: the outer layers of an HTTP error repeat the URL, which may hold a signature.
 pub(in crate::cli) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.last().map_or_else(|| "for an unknown reason".to_owned(), |cause| plain(&cause.to_string()))
+    let Some(cause) = causes.last() else { return "for an unknown reason".to_owned() };
+    let words = plain(&cause.to_string());
+    // "Connection refused (os error 111)"
+    words.split(" (os error ").next().unwrap_or(&words).to_owned()
 }
 
 #[cfg(test)]

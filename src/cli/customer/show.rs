@@ -144,8 +144,8 @@ pub(super) fn moment(at: DateTime<Utc>) -> String {
 pub(super) fn advise(batch: &Batch) {
     let id = plain(&batch.batch_id);
     if !batch.status.has_ended() {
-        output::aside(&format!("watch it with: freezeframe batch watch {id}"));
+        output::aside(&format!("next: freezeframe batch watch {id}"));
     } else if batch.counts.succeeded > 0 {
-        output::aside(&format!("fetch the files with: freezeframe batch results {id} --download DIR"));
+        output::aside(&format!("next: freezeframe batch results {id} --download DIR"));
     }
 }

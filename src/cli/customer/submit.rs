@@ -103,11 +103,7 @@ pub(super) async fn run(args: SubmitArgs) -> Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let key = args.key.clone().unwrap_or_else(|| format!("cli-{}", Ulid::generate()));
     let body = Bytes::from(body(&args, &items)?.to_string());
-    output::aside(&format!(
-        "sending {} ({}) with the idempotency key {key}",
-        count(items.items.len(), "item"),
-        output::bytes(body.len() as u64)
-    ));
+    output::aside(&format!("sending {}, idempotency key {key}", count(items.items.len(), "item")));
     let patience = Duration::from_secs(args.retry_for);
     let submitted = tokio::select! {
         sent = send(&api, &body, &key, patience) => sent.map_err(|error| refused(error, &items, &key))?,
@@ -201,7 +197,7 @@ fn announce(submitted: &Submitted, key: &str, args: &SubmitArgs) -> Result<()> {
     let frozen = amount(receipt.frozen_credits);
     output::line(&format!("{id} accepted: {}, {frozen} credits frozen", count(receipt.total, "video")))?;
     if !args.watch {
-        output::aside(&format!("watch it with: freezeframe batch watch {id}"));
+        output::aside(&format!("next: freezeframe batch watch {id}"));
     }
     Ok(())
 }

@@ -34,7 +34,8 @@ const STOPPED: u8 = 130;
 const EXAMPLES: &str = "\
 Ctrl-C stops watching; the batch goes on, and watching it again takes it up.
 
-Exit codes: 0 completed, 1 error, 3 ended partial, 4 failed, 130 stopped watching.";
+Exit codes: 0 completed, 1 error, 3 ended partial, 4 failed,
+130 stopped watching.";
 
 /// Watch a batch to its end.
 ///
@@ -239,21 +240,21 @@ impl<'a> Watch<'a> {
     }
 
     fn tell(&self, video: &Video) {
-        let (name, price) = (plain(&video.name()), amount(video.price_credits));
+        let name = plain(&video.name());
         let (kind, reason) = match &video.failure {
             Some(failure) => (plain(&failure.kind), plain(&failure.message)),
             None => ("failed".to_owned(), String::new()),
         };
         if !self.live.is_drawn() {
+            let price = amount(video.price_credits);
             self.news(&format!("{name} failed ({kind}), {price} credits are back: {reason}"));
             return;
         }
         let width = self.live.width();
-        let mut lines = vec![output::fit(&format!("  {name}: {kind}, {price} credits are back"), width)];
-        lines.extend(
-            wrap(&reason, width.saturating_sub(6)).iter().map(|line| output::fit(&format!("      {line}"), width)),
-        );
-        self.live.line(&lines.join("\n"));
+        for (at, line) in wrap(&format!("{name}: {kind}. {reason}"), width.saturating_sub(6)).iter().enumerate() {
+            let indent = if at == 0 { "  " } else { "      " };
+            self.live.line(&output::fit(&format!("{indent}{line}"), width));
+        }
     }
 
     fn news(&self, text: &str) {

@@ -136,8 +136,7 @@ async fn a_file_of_lines_is_submitted_and_watched_in_a_pipe_to_its_partial_end()
         machine.run(&["batch", "submit", path(&file), "--watch", "--metadata", "campaign=spring"]).await.ends_with(3);
     ran.fits_80_columns();
     ran.says(&[
-        "sending 40 items",
-        "with the idempotency key cli-",
+        "sending 40 items, idempotency key cli-",
         "accepted: 40 videos, 2,440 credits frozen",
         "bad failed (moderation), 61 credits are back: ",
         "100%  39 succeeded, 1 failed, 0 running, 0 waiting",
@@ -263,7 +262,7 @@ async fn batches_wallet_models_and_ledger_are_shown_as_text_of_80_columns_and_as
     assert_eq!(watched["status"], "partial");
     assert_eq!(document(&["batch", "ledger", id]).await["data"].as_array().unwrap().len(), 3);
     assert_eq!(document(&["wallet"]).await["available"], 99_939);
-    assert!(document(&["models"]).await["data"].as_array().unwrap().len() > 3);
+    assert!(document(&["models"]).await["data"].as_array().unwrap().len() > 1);
     assert_eq!(document(&["models", "sora-2"]).await["data"][0]["name"], "sora-2");
     assert_eq!(document(&["batch", "results", id]).await["videos"].as_array().unwrap().len(), 2);
     app.finish().await;

@@ -30,9 +30,7 @@ const MAX_FAULTS_SHOWN: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// One JSON object per line
     Jsonl,
-    /// A header and one record per video
     Csv,
 }
 

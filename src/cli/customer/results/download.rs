@@ -17,6 +17,7 @@ use futures_util::stream;
 use ring::digest;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Mutex;
+use ulid::Ulid;
 
 use super::names::file_names;
 use crate::cli::client::{Answer, Api, CallError, Output, Video, hex, root_cause};
@@ -204,7 +205,7 @@ impl Place {
         let part = Part::of(&self.path)?;
         let mut answer = api.open(link).await?;
         let cannot = || format!("cannot write {}", plain(&part.0.display().to_string()));
-        let mut file = tokio::fs::File::create(&part.0).await.with_context(cannot)?;
+        let mut file = tokio::fs::File::create_new(&part.0).await.with_context(cannot)?;
         let (mut hash, mut bytes) = (digest::Context::new(&digest::SHA256), 0u64);
         let broken = |cause: String| CallError::Interrupted { base: "the download".to_owned(), cause };
         loop {
@@ -255,7 +256,7 @@ struct Part(PathBuf);
 impl Part {
     fn of(path: &Path) -> Result<Part> {
         let name = path.file_name().ok_or_else(|| anyhow!("a file without a name"))?.to_string_lossy();
-        Ok(Part(path.with_file_name(format!(".{name}.{}.part", std::process::id()))))
+        Ok(Part(path.with_file_name(format!(".{name}.{}.part", Ulid::generate()))))
     }
 
     fn become_whole(self, path: &Path) -> Result<()> {

@@ -19,9 +19,9 @@ use crate::cli::progress::number;
 use download::{Fetched, Sheet};
 
 const EXAMPLES: &str = "\
-Files are named after custom_id, or by their place in the batch. A file that is
-there with the right SHA-256 is not fetched again; one with other content is left
-alone unless --overwrite says otherwise.
+Files are named after custom_id, or by their place in the batch. One that is
+there with the right SHA-256 is not fetched again; one with other content is
+left alone unless --overwrite says otherwise.
 
 Examples:
   freezeframe batch results bat_01KC... --download videos
@@ -53,9 +53,7 @@ pub(super) struct ResultsArgs {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ListFormat {
     Table,
-    /// One JSON object per line
     Jsonl,
-    /// With a header
     Csv,
 }
 

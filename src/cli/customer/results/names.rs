@@ -51,11 +51,13 @@ pub(super) fn file_names<'v>(videos: impl Iterator<Item = (usize, Option<&'v str
     names
 }
 
-/// Letters and digits of any script, and `-_.` but not at the beginning; the rest becomes `_`.
+/// Letters and digits of any script and `_`, `-` but not at the beginning, a point only behind a letter or digit; the rest
+/// becomes `_`.
 fn safe(id: &str) -> String {
     let mut stem = String::new();
     for c in id.chars() {
-        let fine = c.is_alphanumeric() || c == '_' || (matches!(c, '-' | '.') && !stem.is_empty());
+        let within = stem.ends_with(char::is_alphanumeric);
+        let fine = c.is_alphanumeric() || c == '_' || (c == '-' && !stem.is_empty()) || (c == '.' && within);
         let c = if fine { c } else { '_' };
         if stem.len() + c.len_utf8() > MAX_STEM_BYTES {
             break;
