@@ -122,8 +122,8 @@ fn line_of(record: &StringRecord, text: &str) -> u64 {
 /// A quote that is opened and never closed swallows the rest of the file.
 fn never_closed(record: &StringRecord, text: &str, line: u64) -> Option<Fault> {
     let at = usize::try_from(record.position()?.byte()).ok()?;
-    let swallowed = record.iter().last()?.lines().count() > 1
-        && record.iter().last().is_some_and(|c| text.trim_end().ends_with(c.trim_end()));
+    let last = record.iter().next_back()?;
+    let swallowed = last.lines().count() > 1 && text.trim_end().ends_with(last.trim_end());
     let quotes = if swallowed { text.as_bytes().get(at..)?.iter().filter(|byte| **byte == b'"').count() } else { 0 };
     (quotes % 2 == 1).then(|| Fault::at(line, "", "opens a quote that is never closed"))
 }
