@@ -109,7 +109,6 @@ impl Live {
         if let Some(bar) = &self.bar {
             let paint = Paint { colours: colors_enabled_stderr() };
             bar.set_message(frame(batch, pace, note, (self.width(), paint)).join("\n"));
-            bar.tick();
         }
     }
 

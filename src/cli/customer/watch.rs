@@ -65,7 +65,7 @@ pub(super) async fn follow(
 ) -> Result<ExitCode> {
     let mut watch = Watch::new(api, id);
     let ended = tokio::select! {
-        ended = watch.to_the_end(exists) => Some(ended),
+        ended = watch.until_it_ends(exists) => Some(ended),
         () = signals.next() => None,
     };
     watch.live.end();
@@ -121,7 +121,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn to_the_end(&mut self, exists: bool) -> Result<Answer<Batch>> {
+    async fn until_it_ends(&mut self, exists: bool) -> Result<Answer<Batch>> {
         let mut misses = 0u32;
         loop {
             let pause = match self.api.look(self.id).await {
@@ -172,8 +172,8 @@ impl<'a> Watch<'a> {
     fn draw(&self, note: Option<&str>) {
         if let Some((batch, _)) = &self.last {
             let counts = &batch.value.counts;
-            let settling =
-                (counts.done() == counts.total).then_some("every video has ended; the money is being settled");
+            let settling = counts.done() == counts.total && !batch.value.status.has_ended();
+            let settling = settling.then_some("every video has ended; the money is being settled");
             self.live.draw(&batch.value, &self.pace, note.or(settling));
         }
     }
