@@ -58,6 +58,11 @@ metrics! {
     VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait because their account had been shut meanwhile.";
     FILES_DELETED = "freezeframe_files_deleted_total" Counter "Files deleted from the object store, by reason: expired, leftover.";
     FILES_NOT_DELETED = "freezeframe_files_not_deleted_total" Counter "Deletions that the object store refused; they are tried again.";
+    HTTP_CONNECTIONS = "freezeframe_http_connections" Gauge "Open connections, by port and state: busy (a request is under way), waiting.";
+    HTTP_CONNECTIONS_REFUSED = "freezeframe_http_connections_refused_total" Counter "Connections sent away for want of a place, by reason: total, peer.";
+    HTTP_CONNECTIONS_ENDED = "freezeframe_http_connections_ended_total" Counter "Connections that we ended, by reason: handshake, header, idle, response, evicted, stopped.";
+    HTTP_REQUESTS_REFUSED = "freezeframe_http_requests_refused_total" Counter "Requests refused because too much is under way, by reason: requests, memory.";
+    TLS_RENEWALS = "freezeframe_tls_renewals_total" Counter "Newer certificates found, by result: taken, failed.";
     SWEPT = "freezeframe_swept_total" Counter "Things that the sweep had to put right, by kind; more than zero after a crash only.";
 }
 
@@ -236,6 +241,48 @@ pub fn http_request(method: &str, route: &str, status: u16, took: Duration) {
     counter!(HTTP_REQUESTS, "method" => method.clone(), "route" => route.clone(), "status" => status.to_string())
         .increment(1);
     histogram!(HTTP_SECONDS, "method" => method, "route" => route).record(took);
+}
+
+/// `port` is `api` or `metrics`.
+pub fn http_connections(port: &'static str, busy: usize, waiting: usize) {
+    gauge!(HTTP_CONNECTIONS, "port" => port, "state" => "busy").set(busy as f64);
+    gauge!(HTTP_CONNECTIONS, "port" => port, "state" => "waiting").set(waiting as f64);
+}
+
+/// Shows the counters of the HTTP server, whose words it knows itself.
+pub fn http_starts(refused: impl IntoIterator<Item = &'static str>, ended: impl IntoIterator<Item = &'static str>) {
+    for reason in refused {
+        counter!(HTTP_CONNECTIONS_REFUSED, "reason" => reason).absolute(0);
+    }
+    for reason in ended {
+        counter!(HTTP_CONNECTIONS_ENDED, "reason" => reason).absolute(0);
+    }
+    for reason in ["requests", "memory"] {
+        counter!(HTTP_REQUESTS_REFUSED, "reason" => reason).absolute(0);
+    }
+    for result in ["taken", "failed"] {
+        counter!(TLS_RENEWALS, "result" => result).absolute(0);
+    }
+}
+
+/// `reason` is a word of the HTTP server's list.
+pub fn http_connection_refused(reason: &'static str) {
+    counter!(HTTP_CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// `reason` is a word of the HTTP server's list.
+pub fn http_connection_ended(reason: &'static str) {
+    counter!(HTTP_CONNECTIONS_ENDED, "reason" => reason).increment(1);
+}
+
+/// `reason` is `requests` or `memory`.
+pub fn http_request_refused(reason: &'static str) {
+    counter!(HTTP_REQUESTS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// `result` is `taken` or `failed`.
+pub fn tls_renewed(result: &'static str) {
+    counter!(TLS_RENEWALS, "result" => result).increment(1);
 }
 
 /// `kind` is one of `video_without_job`, `batch_not_finalized`, `delivery_without_job`.

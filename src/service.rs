@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::api::{self, ApiState};
+use crate::api::{ApiState, HttpServer, Listeners};
 use crate::batches::Admission;
 use crate::config::{Config, Live};
 use crate::db::{self, Database, DatabaseSettings, Embedded, EmbeddedSettings};
@@ -44,7 +44,7 @@ const STORE_PAUSE: Duration = Duration::from_secs(5);
 /// How long the object store may take for one request that is no read, and for one that is.
 const STORE_WRITE: Duration = Duration::from_secs(60);
 const STORE_READ: Duration = Duration::from_secs(6 * 3600);
-/// How long a stopping process may take to hand over before it is ended all the same.
+/// How long a stopping process may take to hand over, beside what its HTTP server may take, before it is ended all the same.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a process does.
@@ -178,11 +178,14 @@ pub struct Parts {
 pub struct Service {
     /// Where the API listens, when this process plays that role.
     pub address: Option<SocketAddr>,
+    /// Where the metrics are, when they have a port of their own.
+    pub metrics_address: Option<SocketAddr>,
     pub db: Database,
     pub master: Arc<MasterKey>,
     /// What this process offers and where it leads; replaced when the settings are read again.
     pub offer: Offer,
     stop: CancellationToken,
+    stop_within: Duration,
     roles: JoinSet<Result<()>>,
 }
 
@@ -204,6 +207,8 @@ impl Service {
         let db = store.connect("api", API_CONNECTIONS, false).await?;
         let mut service = Service {
             address: None,
+            metrics_address: None,
+            stop_within: STOP_TIMEOUT + config.http.drain + config.http.finish,
             db: db.clone(),
             master: master.clone(),
             offer: offer.clone(),
@@ -237,14 +242,22 @@ impl Service {
             format!("cannot listen on {}: another process may, choose another with --listen", config.listen)
         })?;
         let address = listener.local_addr()?;
+        let metrics = match config.http.metrics_listen {
+            Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+                format!("cannot listen on {address} for metrics: choose another with http.metrics_listen")
+            })?),
+            None => None,
+        };
         let public_url = match &config.public_url {
             Some(url) => url.clone(),
-            None => Url::parse(&format!("http://{address}"))?,
+            None => Url::parse(&format!("{}://{address}", config.http.scheme()))?,
         };
         let links = LinkSigner::new(&master, public_url, config.storage.link_ttl)?;
         let state = ApiState::new(db.clone(), Admission::new(db), catalogue, (storage, links), config);
-        self.roles.spawn(api::serve(listener, state, self.stop.clone()));
+        let server = HttpServer::new(state, &config.http)?;
         self.address = Some(address);
+        self.metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
+        self.roles.spawn(server.serve(Listeners { api: listener, metrics }, self.stop.clone()));
         Ok(())
     }
 
@@ -324,10 +337,9 @@ impl Service {
             }
             Ok::<_, anyhow::Error>(())
         };
-        let stopped = tokio::time::timeout(STOP_TIMEOUT, all).await.unwrap_or_else(|_| {
-            Err(anyhow::anyhow!(
-                "not everything was handed over within {STOP_TIMEOUT:?}; the rest is rescued by others"
-            ))
+        let within = self.stop_within;
+        let stopped = tokio::time::timeout(within, all).await.unwrap_or_else(|_| {
+            Err(anyhow::anyhow!("not everything was handed over within {within:?}; the rest is rescued by others"))
         });
         self.db.close().await;
         stopped

@@ -12,6 +12,7 @@ mod problems;
 mod tests;
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -27,6 +28,7 @@ use poem_openapi::types::Type;
 use problems::ProblemError;
 pub use problems::{Kind, Problem, responses_of};
 
+use super::server::BodyFault;
 use crate::batches::{AdmissionError, Wrong};
 use crate::db;
 use crate::domain::Credits;
@@ -37,6 +39,9 @@ pub const PARTIAL_CONTENT: StatusCode = StatusCode::PARTIAL_CONTENT;
 pub const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;
 /// What a client that may try again is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How the JSON parser begins to say that it went as deep as it goes, which is `MAX_DEPTH` levels.
+const TOO_DEEP: &str = "recursion limit exceeded";
+const MAX_DEPTH: usize = 127;
 /// SQLSTATE classes and codes that pass by themselves: connection lost, resources, shutdown, lock and statement time-outs,
 /// lost races, a server that is read-only while another takes over, a database that takes no connections.
 const PASSING_STATES: [&str; 10] = ["08", "53", "57P", "57014", "55P03", "55000", "40001", "40P01", "25006", "25P03"];
@@ -80,8 +85,13 @@ impl ApiError {
         ApiError { errors: vec![error], ..ApiError::new(Kind::BadParameter, detail) }
     }
 
-    /// The body is no JSON.
+    /// The body is no JSON, or JSON that is nested deeper than we read.
     pub fn not_json(error: &serde_json::Error) -> ApiError {
+        if error.to_string().starts_with(TOO_DEEP) {
+            let (line, column) = (error.line(), error.column());
+            let detail = format!("the body is nested more than {MAX_DEPTH} levels deep (line {line}, column {column})");
+            return ApiError::new(Kind::TooDeep, detail);
+        }
         ApiError::new(Kind::NotJson, format!("the body is not valid JSON: {error}"))
     }
 
@@ -95,9 +105,21 @@ impl ApiError {
         ApiError::new(Kind::NotJson, "the body is empty; send a JSON object with `items`")
     }
 
-    /// The body ended early or could not be read.
-    pub fn unreadable_body() -> ApiError {
-        ApiError::new(Kind::NotJson, "the body could not be read to its end")
+    /// The body ended early, came too slowly, or came when no more requests can be processed.
+    pub fn body_failed(error: &io::Error) -> ApiError {
+        match BodyFault::of(error) {
+            Some(BodyFault::Slow) => {
+                let detail = "the body came too slowly and was given up; nothing was changed: repeat the request";
+                ApiError::new(Kind::BodyTooSlow, detail).header(header::CONNECTION, "close")
+            }
+            Some(BodyFault::Busy) => ApiError::too_busy(),
+            None => ApiError::new(Kind::NotJson, "the body could not be read to its end"),
+        }
+    }
+
+    /// As many requests are being processed as may be.
+    pub fn too_busy() -> ApiError {
+        ApiError::unavailable("too many requests are being processed; nothing was changed: repeat this one")
     }
 
     pub fn unauthorized(detail: impl Into<String>) -> ApiError {
@@ -199,8 +221,10 @@ impl ApiError {
             };
             let detail = format!("the header `Content-Type` is {sent}; send `application/json`");
             ApiError::new(Kind::UnsupportedMediaType, detail)
+        } else if let Some(ReadBodyError::Io(error)) = error.downcast_ref() {
+            ApiError::body_failed(error)
         } else if error.is::<ReadBodyError>() {
-            ApiError::unreadable_body()
+            ApiError::new(Kind::NotJson, "the body could not be read")
         } else if error.status().is_server_error() {
             ApiError::internal(&error)
         } else {

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use poem::http::header;
 use poem::{Body, Request, RequestBody};
@@ -11,12 +11,15 @@ use poem_openapi::registry::{MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
 
 use super::error::ApiError;
+use super::server::{BodyRoom, Buffer};
 
 /// A JSON body that has not been read yet; documented as a `T`.
 pub struct JsonBody<T> {
     body: Body,
     /// What `Content-Length` says.
     declared_bytes: Option<u64>,
+    /// The memory that all bodies share.
+    room: Option<BodyRoom>,
     documented: PhantomData<fn() -> T>,
 }
 
@@ -24,19 +27,19 @@ impl<T> JsonBody<T> {
     /// The whole body; a longer one is refused as soon as that is known.
     ///
     /// # Errors
-    /// [`ApiError::body_too_large`], [`ApiError::unreadable_body`].
+    /// [`ApiError::body_too_large`], [`ApiError::body_failed`], and busy when other bodies take all the memory.
     pub async fn read(self, max_bytes: usize) -> Result<Bytes, ApiError> {
         if self.declared_bytes.is_some_and(|bytes| bytes > max_bytes as u64) {
             return Err(ApiError::body_too_large(max_bytes));
         }
         let mut chunks = Box::pin(self.body.into_bytes_stream());
-        let mut read = BytesMut::new();
+        let mut read = Buffer::new(self.room);
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|_| ApiError::unreadable_body())?;
+            let chunk = chunk.map_err(|error| ApiError::body_failed(&error))?;
             if read.len() + chunk.len() > max_bytes {
                 return Err(ApiError::body_too_large(max_bytes));
             }
-            read.extend_from_slice(&chunk);
+            read.push(&chunk)?;
         }
         Ok(read.freeze())
     }
@@ -64,7 +67,8 @@ impl<T: Type> ParsePayload for JsonBody<T> {
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
         let declared = request.headers().get(header::CONTENT_LENGTH);
         let declared_bytes = declared.and_then(|length| length.to_str().ok()?.parse().ok());
-        Ok(JsonBody { body: body.take()?, declared_bytes, documented: PhantomData })
+        let room = request.data::<BodyRoom>().cloned();
+        Ok(JsonBody { body: body.take()?, declared_bytes, room, documented: PhantomData })
     }
 }
 
@@ -79,7 +83,7 @@ mod tests {
     use super::JsonBody;
 
     fn body(text: &'static str, declared_bytes: Option<u64>) -> JsonBody<String> {
-        JsonBody { body: Body::from(text), declared_bytes, documented: PhantomData }
+        JsonBody { body: Body::from(text), declared_bytes, room: None, documented: PhantomData }
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ mod observe;
 mod operations;
 mod ops;
 mod page;
+mod server;
 mod videos;
 mod wallet;
 mod words;
@@ -29,15 +30,12 @@ mod words;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use poem::listener::TcpAcceptor;
-use poem::{Endpoint, EndpointExt as _, Response, Route, Server, get};
+use poem::{Endpoint, EndpointExt as _, Response, Route, get};
 use poem_openapi::{ExtraHeader, OpenApiService, Tags};
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::batches::{Admission, OrderLimits};
@@ -50,13 +48,14 @@ use crate::storage::{LinkSigner, Storage};
 use auth::KnownKeys;
 use error::ApiError;
 use operations::Operations;
+pub use server::{HttpServer, Listeners, allow_files};
 
 /// Where the documented operations are mounted.
 const PREFIX: &str = "/api/enterprise";
-/// How long a request waits for a connection to the database before it is told to come back.
+/// How long a request waits for connections to the database, all its waits together, before it is told to come back.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(4);
-/// How long requests under way may take when the service stops.
-const FINISH_WITHIN: Duration = Duration::from_secs(10);
+/// The least of that for the second of two waits.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +68,8 @@ pub struct ApiState {
     order_limits: OrderLimits,
     max_body_bytes: usize,
     known_keys: Arc<KnownKeys>,
+    /// Set when the process stops: it is no longer ready.
+    stopping: CancellationToken,
 }
 
 impl ApiState {
@@ -98,12 +99,17 @@ impl ApiState {
             order_limits,
             max_body_bytes: config.limits.max_body_bytes,
             known_keys: Arc::default(),
+            stopping: CancellationToken::new(),
         }
     }
 
     /// A connection for reads, within [`CONNECTION_WITHIN`].
     async fn connection(&self) -> Result<PoolConnection<Postgres>, ApiError> {
-        match tokio::time::timeout(CONNECTION_WITHIN, self.db.pool().acquire()).await {
+        let asked = Instant::now();
+        let within = server::left_of(CONNECTION_WITHIN).max(LEAST_WAIT);
+        let acquired = tokio::time::timeout(within, self.db.pool().acquire()).await;
+        server::waited(asked.elapsed());
+        match acquired {
             Ok(acquired) => acquired.map_err(|error| ApiError::no_database(&error)),
             Err(_) => Err(ApiError::no_database(&sqlx::Error::PoolTimedOut)),
         }
@@ -124,7 +130,7 @@ enum Topic {
 type Api = (batches::BatchesApi, videos::VideosApi, ledger::LedgerApi, wallet::WalletApi, models::ModelsApi);
 
 /// The whole HTTP interface on one screen.
-pub fn routes(state: ApiState) -> impl Endpoint<Output = Response> + 'static {
+fn routes(state: ApiState, metrics_here: bool) -> impl Endpoint<Output = Response> + 'static {
     let service = service();
     let routes = Route::new()
         .at("/docs", docs::reference(&service.swagger_ui_html()))
@@ -133,10 +139,18 @@ pub fn routes(state: ApiState) -> impl Endpoint<Output = Response> + 'static {
         .at("/files/:file", get(files::file).head(files::file))
         .at("/healthz", get(ops::healthz))
         .at("/readyz", get(ops::readyz))
-        .at("/metrics", get(ops::metrics))
-        .nest(PREFIX, service)
-        .data(state);
-    observe::Observed(routes)
+        .nest(PREFIX, service);
+    let routes = if metrics_here { routes.at("/metrics", get(ops::metrics)) } else { routes };
+    routes.data(state).map_to_response()
+}
+
+/// What the port for metrics answers.
+fn operations(state: ApiState) -> impl Endpoint<Output = Response> + 'static {
+    let routes = Route::new()
+        .at("/healthz", get(ops::healthz))
+        .at("/readyz", get(ops::readyz))
+        .at("/metrics", get(ops::metrics));
+    routes.data(state).map_to_response()
 }
 
 fn api() -> Api {
@@ -155,21 +169,4 @@ fn service() -> OpenApiService<Operations<Api>, ()> {
 /// The OpenAPI document: the same text whenever it is made by the same program.
 pub fn openapi_json() -> String {
     service().spec() + "\n"
-}
-
-/// Serves until `stop`; requests under way are then finished, within 10 seconds.
-///
-/// # Errors
-/// When the listener breaks.
-pub async fn serve(listener: TcpListener, state: ApiState, stop: CancellationToken) -> Result<()> {
-    let acceptor = TcpAcceptor::from_tokio(listener).context("the listener of the API")?;
-    server(acceptor)
-        .run_with_graceful_shutdown(routes(state), stop.cancelled_owned(), Some(FINISH_WITHIN))
-        .await
-        .context("the API stopped serving")
-}
-
-/// The one place for limits on connections.
-fn server(acceptor: TcpAcceptor) -> Server<std::convert::Infallible, TcpAcceptor> {
-    Server::new_with_acceptor(acceptor).name("api")
 }

@@ -1,4 +1,5 @@
-//! What a load balancer, an orchestrator and Prometheus ask. No API key: keep these from the public at the proxy.
+//! What a load balancer, an orchestrator and Prometheus ask. No API key: keep these from the public at the proxy, and the
+//! metrics on a port of their own (`[http] metrics_listen`).
 
 use std::time::Duration;
 
@@ -19,9 +20,12 @@ pub fn healthz() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// Whether requests can be served: the database answers and its schema is not older than this program.
+/// Whether requests can be served: the process is not stopping, the database answers and its schema is not older than this program.
 #[handler]
 pub async fn readyz(Data(state): Data<&ApiState>) -> Result<Json<Value>, ApiError> {
+    if state.stopping.is_cancelled() {
+        return Err(ApiError::unavailable("this process is stopping"));
+    }
     match tokio::time::timeout(READY_WITHIN, state.db.is_migrated()).await {
         Ok(Ok(true)) => Ok(Json(json!({ "status": "ready" }))),
         Ok(Ok(false)) => Err(ApiError::unavailable("the database is not migrated: run `freezeframe migrate`")),

@@ -8,7 +8,10 @@
 mod baseline;
 mod engine;
 mod footprint;
+mod http;
 mod instant_provider;
 mod receiver;
+mod stuck;
 
 pub use engine::{EngineBench, EngineReport, run_engine};
+pub use http::{HttpBench, HttpReport, Round, run_http};

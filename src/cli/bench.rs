@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 
 use super::output::{self, Table};
-use crate::bench::{self, EngineBench, EngineReport};
+use crate::bench::{self, EngineBench, EngineReport, HttpBench, HttpReport};
 use crate::config::Config;
 
 /// Measure speed on this machine; nothing of it touches the real database.
@@ -21,6 +21,8 @@ pub(super) struct BenchArgs {
 enum Bench {
     /// Batches over HTTP with a provider that answers at once: POST to settled and told
     Engine(EngineArgs),
+    /// Honest clients of the API with and without slow and stuck ones beside them
+    Http(HttpArgs),
 }
 
 #[derive(Args)]
@@ -43,8 +45,58 @@ struct EngineArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct HttpArgs {
+    /// Slow or stuck clients, of seven kinds
+    #[arg(long, default_value_t = 2000)]
+    stuck: usize,
+    /// Requests of honest clients in each of four rounds; every third is an order
+    #[arg(long, default_value_t = 6000)]
+    requests: usize,
+    /// Honest clients at a time
+    #[arg(long, default_value_t = 4)]
+    clients: usize,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) async fn run(config: Config, args: BenchArgs) -> Result<ExitCode> {
-    let Bench::Engine(args) = args.bench;
+    match args.bench {
+        Bench::Engine(args) => engine(config, args).await,
+        Bench::Http(args) => http(config, args).await,
+    }
+}
+
+async fn http(config: Config, args: HttpArgs) -> Result<ExitCode> {
+    ensure!(args.requests > 0 && args.clients > 0, "a bench needs requests and clients");
+    let bench = HttpBench { stuck: args.stuck, requests: args.requests, clients: args.clients };
+    let report = bench::run_http(&config, bench).await?;
+    output::line(&if args.json { serde_json::to_string(&report)? } else { http_table(&report) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn http_table(report: &HttpReport) -> String {
+    let mut table = Table::new(["figure", ">without", ">with", ">after", ">ratio", "what it is"]);
+    let rounds = [report.without, report.with, report.after];
+    let cells = |cell: &dyn Fn(&bench::Round) -> String| rounds.each_ref().map(cell);
+    let ms = |value: f64| format!("{value:.1}");
+    let mut row = |name: &str, [without, with, after]: [String; 3], ratio: Option<f64>, what: &str| {
+        let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+        table.row([name.to_owned(), without, with, after, ratio, what.to_owned()]);
+    };
+    row("GET p50", cells(&|round| ms(round.get_p50_ms)), None, "ms to read a batch");
+    row("GET p99", cells(&|round| ms(round.get_p99_ms)), Some(report.get_p99_ratio), "ms to read a batch");
+    row("POST p50", cells(&|round| ms(round.post_p50_ms)), None, "ms to order a batch");
+    row("POST p99", cells(&|round| ms(round.post_p99_ms)), Some(report.post_p99_ratio), "ms to order a batch");
+    row("connections", cells(&|round| format!("{:.0}", round.connections)), None, "open, as the server counts");
+    row("files", cells(&|round| round.files.to_string()), None, "open in the server's process");
+    row("memory", cells(&|round| (round.rss_kilobytes / 1024).to_string()), None, "MB of the server's process");
+    let stuck = format!("{} slow or stuck clients had {} connections", report.stuck, report.stuck_connections);
+    format!("{}\n  {stuck}", table.render())
+}
+
+async fn engine(config: Config, args: EngineArgs) -> Result<ExitCode> {
     ensure!(args.batches > 0 && args.videos > 0 && args.clients > 0, "a bench needs batches, videos and clients");
     let bench = EngineBench {
         batches: args.batches,

@@ -47,6 +47,7 @@ pub(super) async fn play(mut config: Config, listen: Option<SocketAddr>, roles: 
              (freezeframe.example.toml shows how), or see it work with `freezeframe demo`"
         );
     }
+    let scheme = config.http.scheme();
     let ears = Ears::open(&config)?;
     let store = Store::open(&config).await?;
     let service = match Service::start(&config, &store, roles, Parts::default()).await {
@@ -57,9 +58,12 @@ pub(super) async fn play(mut config: Config, listen: Option<SocketAddr>, roles: 
         }
     };
     if let Some(address) = service.address {
-        output::line(&format!("API      http://{address}/api/enterprise"))?;
-        output::line(&format!("docs     http://{address}/docs"))?;
-        output::line(&format!("metrics  http://{address}/metrics"))?;
+        output::line(&format!("API      {scheme}://{address}/api/enterprise"))?;
+        output::line(&format!("docs     {scheme}://{address}/docs"))?;
+        match service.metrics_address {
+            Some(own) => output::line(&format!("metrics  http://{own}/metrics"))?,
+            None => output::line(&format!("metrics  {scheme}://{address}/metrics"))?,
+        }
     }
     run_until_stopped(service, store, ears).await?;
     Ok(ExitCode::SUCCESS)

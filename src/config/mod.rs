@@ -8,6 +8,7 @@
 
 mod accounts;
 mod fal;
+mod http;
 mod live;
 mod models;
 mod reader;
@@ -26,6 +27,7 @@ use url::Url;
 use crate::domain::Secret;
 pub use accounts::{GoogleIdentity, ProviderConfig, ProviderKind, VeoConfig, VertexConfig};
 pub use fal::{FalConfig, InputPattern, Quantity};
+pub use http::{ConnectionLimits, HttpConfig, RequestLimits, TlsConfig, WaitLimits};
 pub use live::Live;
 pub use models::{ModelConfig, RouteConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};
@@ -76,6 +78,7 @@ pub struct Config {
     pub engine: EngineConfig,
     pub scheduler: SchedulerConfig,
     pub limits: LimitsConfig,
+    pub http: HttpConfig,
     pub webhooks: WebhooksConfig,
     pub storage: StorageConfig,
     pub attempts: AttemptsConfig,
@@ -127,6 +130,7 @@ impl Config {
         let engine = sections::read_engine(&mut reader);
         let scheduler = sections::read_scheduler(&mut reader);
         let limits = sections::read_limits(&mut reader);
+        let http = http::read_http(&mut reader, &limits);
         let webhooks = sections::read_webhooks(&mut reader);
         let attempts = sections::read_attempts(&mut reader);
         let mut storage = storage::read(&mut reader, &variables);
@@ -163,6 +167,7 @@ impl Config {
             engine,
             scheduler,
             limits,
+            http,
             webhooks,
             storage,
             attempts,

@@ -49,6 +49,8 @@ fn nothing_given_means_the_defaults() {
     assert_eq!((config.engine.slots, config.engine.heartbeat), (2000, Duration::from_secs(1)));
     assert_eq!(config.limits.max_body_bytes, 67_108_864);
     assert_eq!(config.storage.max_video_bytes, 1_073_741_824);
+    assert_eq!((config.http.connections.total, config.http.waits.header), (4096, Duration::from_secs(10)));
+    assert!(config.http.tls.is_none() && config.http.metrics_listen.is_none());
     assert!(config.storage.url.path().ends_with("/.freezeframe/videos/"), "{}", config.storage.url);
     assert!(config.database_url.is_none() && config.providers.is_empty());
     assert_eq!(
@@ -73,6 +75,8 @@ fn every_setting_of_the_example_file_is_known() {
     for key in [
         "postgres_run_as",
         "finalize_slots",
+        "tls_key",
+        "drain_secs",
         "lookup_pause_ms",
         "can_list",
         "length_prices",
@@ -184,6 +188,21 @@ fn every_problem_is_told_at_once_by_name() {
     ] {
         assert!(found.contains(part), "{part:?} is missing in:\n{found}");
     }
+}
+
+#[test]
+fn a_certificate_needs_its_key_and_a_body_has_to_fit_into_memory() {
+    let found = problems("[http]\ntls_cert = \"/a.pem\"\nmax_buffered_body_bytes = 1024\nidle_timeout_secs = 0", &[]);
+    let found = found.join("\n");
+    for part in [
+        "`http.tls_key` is missing, but tls_cert is there",
+        "`http.max_buffered_body_bytes` must be at least limits.max_body_bytes",
+        "`http.idle_timeout_secs` must be a whole number from 1",
+    ] {
+        assert!(found.contains(part), "{part:?} is missing in:\n{found}");
+    }
+    let tls = load("[http]\ntls_cert = \"/a.pem\"\ntls_key = \"/b.pem\"").http.tls.unwrap();
+    assert_eq!((tls.cert.to_str(), tls.key.to_str()), (Some("/a.pem"), Some("/b.pem")));
 }
 
 #[test]

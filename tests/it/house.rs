@@ -181,7 +181,7 @@ const DOORS: [(&str, &[&str], &str); 18] = [
     ("histogram!(", &["metrics.rs"], "metrics are declared in metrics.rs alone"),
     ("Client::builder(", &["providers/egress"], "only egress opens outbound connections"),
     ("reqwest::Client::new(", &["providers/egress"], "only egress opens outbound connections"),
-    ("TcpStream::connect", &["providers/egress"], "only egress opens outbound connections"),
+    ("TcpStream::connect", &["providers/egress", "bench/stuck.rs"], "only egress opens outbound connections"),
     ("into wallets", &["ledger"], "only the ledger writes its tables"),
     ("into batch_holds", &["ledger"], "only the ledger writes its tables"),
     ("into settlements", &["ledger"], "only the ledger writes its tables"),

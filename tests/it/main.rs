@@ -16,6 +16,7 @@ mod grafana;
 mod house;
 mod ledger;
 mod routes;
+mod server;
 mod storage;
 mod store;
 mod webhooks;

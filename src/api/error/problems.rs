@@ -43,6 +43,8 @@ kinds! {
         "Correct or leave out the parameter that `errors` names.";
     NotJson = "not-json" BAD_REQUEST "Body is not JSON"
         "`detail` names the line and the column. Send one JSON object, encoded as UTF-8.";
+    TooDeep = "too-deep" BAD_REQUEST "Body nested too deeply"
+        "No field that is known needs more than a few levels; see the schema at /docs.";
     Unauthorized = "unauthorized" UNAUTHORIZED "API key missing or not valid"
         "Send your key in the header `X-API-Key`, whole and without quotes.";
     ShortOfCredits = "short-of-credits" PAYMENT_REQUIRED "Not enough credits"
@@ -53,6 +55,8 @@ kinds! {
         "Check the address and the id; batches of other tenants are not visible.";
     MethodNotAllowed = "method-not-allowed" METHOD_NOT_ALLOWED "Method not allowed"
         "Use a method that the header `Allow` names.";
+    BodyTooSlow = "body-too-slow" REQUEST_TIMEOUT "Body came too slowly"
+        "Repeat the request over a better line, or split the batch.";
     KeyInFlight = "key-in-flight" CONFLICT "Same request is being processed"
         "Repeat the request after `Retry-After`; it is then answered like the first.";
     ExpiredLink = "expired-link" GONE "Link expired"
@@ -137,6 +141,20 @@ impl Problem {
     pub fn to_text(&self) -> String {
         self.to_json_string()
     }
+
+    /// The whole HTTP/1 answer to a connection for which there is no place: no request of it was read.
+    pub fn no_place() -> Vec<u8> {
+        let (kind, status) = (Kind::Unavailable, Kind::Unavailable.status());
+        let detail = "too many connections are open; close those that are not used, or connect again later";
+        let body = Problem::new(kind, detail.to_owned(), vec![]).to_text();
+        let head = format!(
+            "HTTP/1.1 {status}\r\nretry-after: {}\r\nconnection: close\r\ncontent-type: {}\r\ncontent-length: {}\r\n\r\n",
+            super::RETRY_AFTER.as_secs(),
+            Problem::CONTENT_TYPE,
+            body.len(),
+        );
+        (head + &body).into_bytes()
+    }
 }
 
 /// The errors of an operation, which follow from what it takes.
@@ -156,6 +174,7 @@ pub fn responses_of(operation: &MetaOperation) -> Vec<MetaResponse> {
             "The batch costs more credits than are available; `required`, `available` and `shortfall` say how many.",
         ),
         (takes(MetaParamIn::Path), 404, "The tenant has no such batch."),
+        (body, 408, "The body came too slowly."),
         (body, 409, "A request with the same idempotency key is being processed; repeat it after `Retry-After`."),
         (body, 413, "The body is too large; split the batch."),
         (body, 415, "The body is not declared as `application/json`."),

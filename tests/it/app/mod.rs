@@ -38,6 +38,8 @@ const MASTER_KEY: &str = "5f1d0c4b7a29e8863344556677889900aabbccddeeff0011223344
 const PROVIDER_KEY: &str = "emulator-key";
 const PROVIDER_KEY_VARIABLE: &str = "EMULATOR_KEY";
 
+/// The process under test is one of its own.
+pub const NOTHING: Roles = Roles { api: false, worker: false, scheduler: false };
 pub const API: Roles = Roles { api: true, worker: false, scheduler: false };
 pub const API_AND_SCHEDULER: Roles = Roles { api: true, worker: false, scheduler: true };
 
@@ -61,6 +63,8 @@ pub struct TestSettings {
     pub webhook_timeout_secs: u64,
     pub submit_timeout_secs: u64,
     pub sweep_secs: u64,
+    /// The lines of the section `[http]`.
+    pub http: &'static str,
     /// Where videos are stored; a directory of the test's own when absent.
     pub storage: Option<&'static str>,
     /// Further lines of the settings, behind those of `[storage]`; new sections may follow.
@@ -87,6 +91,7 @@ impl Default for TestSettings {
             webhook_timeout_secs: 5,
             submit_timeout_secs: 5,
             sweep_secs: 1,
+            http: "",
             storage: None,
             more_storage: String::new(),
             provider: None,
@@ -130,7 +135,8 @@ impl Drop for TestApp {
 }
 
 fn settings_text(accounts: [(&str, &Emulator); 2], dir: &Path, settings: &TestSettings) -> String {
-    let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, sweep_secs, .. } = settings;
+    let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, sweep_secs, http, .. } =
+        settings;
     let mut text = format!(
         r#"
 data_dir = "{data}"
@@ -155,6 +161,9 @@ tick_ms = 10
 
 [limits]
 max_body_bytes = {max_body_bytes}
+
+[http]
+{http}
 
 [webhooks]
 allow_private_targets = {private}
@@ -324,6 +333,12 @@ impl TestApp {
     pub fn base(&self) -> String {
         let address = self.service.as_ref().and_then(|service| service.address).expect("this test has no API");
         format!("http://{address}")
+    }
+
+    /// The base of the port for metrics inside the test.
+    pub fn metrics_base(&self) -> String {
+        let address = self.service.as_ref().and_then(|service| service.metrics_address);
+        format!("http://{}", address.expect("this test has no port for metrics"))
     }
 
     /// A further process of the real program against the same database and provider.

@@ -97,7 +97,8 @@ impl ChildService {
         }
     }
 
-    fn wait(&mut self) -> ExitStatus {
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + STOP_PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
