@@ -70,6 +70,7 @@ async fn run_on(config: &Config, store: &Store, bench: EngineBench) -> Result<En
     let mut config = config.clone();
     config.listen = "127.0.0.1:0".parse()?;
     config.public_url = None;
+    (config.http.tls, config.http.metrics_listen) = (None, None);
     config.webhooks.allow_private_targets = true;
     let mut providers = Registry::default();
     let accounts = config.models.iter().flat_map(|model| model.accounts().map(str::to_owned));

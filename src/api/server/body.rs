@@ -64,6 +64,11 @@ impl Turn {
         }
         turn.is_some()
     }
+
+    /// The client is waited for: others may be served meanwhile.
+    fn give_back(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 /// What a client owes: so many bytes in so much waiting.
@@ -140,7 +145,7 @@ pub struct Incoming<S> {
 }
 
 impl<S> Incoming<S> {
-    /// `turn` is taken from `turns` when the body is there.
+    /// `turn` is given back while the client is waited for, and taken from `turns` again when the body is there.
     pub fn new(
         inner: S,
         limits: WaitLimits,
@@ -171,6 +176,7 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Incoming<S> {
                 Poll::Ready(refused.then(|| Err(io::Error::other(BodyFault::Busy))))
             }
             Poll::Pending => {
+                this.turn.give_back();
                 ready!(this.pace.poll_too_slow(cx));
                 Poll::Ready(Some(Err(io::Error::other(BodyFault::Slow))))
             }

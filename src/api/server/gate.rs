@@ -53,19 +53,17 @@ impl<E> Gate<E> {
         Gate { inner, turns, room: BodyRoom::new(http.requests.buffered_body_bytes), waits: http.waits }
     }
 
-    /// Whether the request may begin: at once without a body, else when its body is there.
-    fn enter(&self, request: &mut Request, turn: &Turn) -> bool {
+    /// Lets a request's body come at its client's pace, without a turn while it does.
+    fn pace_body(&self, request: &mut Request, turn: &Turn) {
         let body = request.take_body();
         if body.is_empty() {
-            request.set_body(body);
-            return turn.take(&self.turns);
+            return request.set_body(body);
         }
         let watch = request.data::<Arc<Watch>>().cloned();
         let chunks = Box::pin(body.into_bytes_stream());
         let body = Incoming::new(chunks, self.waits, (turn.clone(), self.turns.clone()), watch);
         request.set_body(Body::from_bytes_stream(body));
         request.set_data(self.room.clone());
-        self.turns.available_permits() > 0
     }
 }
 
@@ -77,7 +75,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gate<E> {
             return self.inner.call(request).await;
         }
         let turn = Turn::default();
-        if !self.enter(&mut request, &turn) {
+        self.pace_body(&mut request, &turn);
+        if !turn.take(&self.turns) {
             metrics::http_request_refused("requests");
             return Err(ApiError::too_busy().into());
         }

@@ -1,9 +1,9 @@
 //! The places that connections take: so many in all, so many from one client.
 //!
-//! Always holds: a place is given back exactly once, however its connection ends; when all are taken, whoever has waited
-//! longest without a request makes room, so that clients which only hold connections keep nobody out.
+//! Always holds: a place is given back exactly once, however its connection ends; when all are taken, whoever has been waited
+//! for longest makes room, so that clients which only hold connections keep nobody out.
 //!
-//! Refuses: to end a connection whose request is under way for the sake of a newcomer.
+//! Refuses: to end a connection whose request we are working on for the sake of a newcomer.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

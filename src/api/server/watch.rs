@@ -149,11 +149,17 @@ impl Watch {
         self.state().requests > 0
     }
 
-    /// How long a client without a request has been waited for, if it is.
+    /// How long the client has been waited for, if we have nothing to do for it: it sends no request, or it reads none of
+    /// its answers.
     pub fn waiting(&self, now: Instant) -> Option<Duration> {
         let state = self.state();
-        let since = state.head_since.unwrap_or(state.waiting_since);
-        (state.requests == 0 && state.reason.is_none()).then(|| now.saturating_duration_since(since))
+        let since = match state.requests {
+            _ if state.reason.is_some() => None,
+            0 => state.blocked_since.or(state.head_since).or(Some(state.waiting_since)),
+            requests if requests == state.unread.len() => state.unread.iter().map(|(_, since)| *since).max(),
+            _ => None,
+        };
+        since.map(|since| now.saturating_duration_since(since))
     }
 
     /// What the client has been waited for too long for.
@@ -292,6 +298,8 @@ mod tests {
         drop(first);
         assert_eq!(watch.overdue(&limits, after(61)), None);
         assert!(watch.is_busy() && watch.waiting(after(1)).is_none());
+        second.handed_over();
+        assert!(watch.waiting(after(5)).unwrap() > Duration::from_secs(4));
         drop(second);
         assert!(!watch.is_busy() && watch.waiting(after(5)).unwrap() > Duration::from_secs(4));
     }

@@ -125,6 +125,7 @@ fn make_safe(config: &mut Config, directory: &Path, provider: &str) -> Result<()
     config.master_key = None;
     config.public_url = None;
     config.listen.set_ip(Ipv4Addr::LOCALHOST.into());
+    (config.http.tls, config.http.metrics_listen) = (None, None);
     config.models = built_in_models();
     config.providers.clear();
     let accounts = config.models.iter().flat_map(|model| model.accounts().map(str::to_owned));
