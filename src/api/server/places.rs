@@ -217,7 +217,7 @@ mod tests {
         drop((a, c));
         assert_eq!(places.taken().open.len(), 1);
         drop(b);
-        assert!(places.taken().open.len() == 0 && places.taken().by_peer.is_empty());
+        assert!(places.taken().open.is_empty() && places.taken().by_peer.is_empty());
     }
 
     #[test]
