@@ -6,7 +6,7 @@
 //! | `/veo/v1beta` | [`veo`], as the Gemini API serves it |
 //! | `/vertex/v1` | [`veo`], as Vertex AI serves it |
 //! | `/gcs/storage/v1`, `/oauth/token` | the bucket and the tokens that belong to Vertex AI: [`google`] |
-//! | `/omni/v1beta` | [`gemini_omni`] |
+//! | `/omni/v1beta`, `/omni-inline/v1beta` | [`gemini_omni`], with films behind links and always inside of the answers |
 //! | `/fal` | [`fal`] |
 //!
 //! A surface turns bytes into an [`Order`](super::jobs::Order) as strictly as its vendor does, and what the studio says
@@ -31,6 +31,7 @@ use serde_json::Value;
 use super::content;
 use super::office::Office;
 use super::script::Fault;
+use gemini_omni::Films;
 
 /// What a gateway says when what is behind it does not answer.
 const GATEWAY_PAGE: &str =
@@ -46,7 +47,8 @@ pub(super) fn mount(routes: Route) -> Route {
     let routes = routes.nest("/v1/videos", openai_videos::routes());
     let routes = routes.nest("/veo/v1beta", veo::gemini_routes()).nest("/vertex/v1", veo::vertex_routes());
     let routes = routes.nest("/gcs/storage/v1", google::storage_routes()).at("/oauth/token", google::token_route());
-    routes.nest(GEMINI_OMNI, gemini_omni::routes()).nest(FAL, fal::routes())
+    let routes = routes.nest(GEMINI_OMNI, gemini_omni::routes(Films::AsAsked));
+    routes.nest("/omni-inline/v1beta", gemini_omni::routes(Films::Inline)).nest(FAL, fal::routes())
 }
 
 /// An error of the server itself, such as an unknown path.

@@ -61,11 +61,6 @@ impl Vocabulary {
     pub(in crate::providers) fn is_not_there(&self, status: u16, error: &ErrorBody) -> bool {
         self.not_there.contains(&status) && !self.is_wrong_key(error) && !self.is_no_credit(error)
     }
-
-    /// Whether a text speaks of the content policy.
-    pub(in crate::providers) fn speaks_of_moderation(&self, text: &str) -> bool {
-        says(text, self.moderation_phrases)
-    }
 }
 
 fn says(text: &str, phrases: &[&str]) -> bool {

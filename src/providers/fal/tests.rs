@@ -229,7 +229,7 @@ fn an_answer_that_is_not_fals_own_ends_nothing() {
         (302, Ok(json!({}))),
         (408, Ok(json!({}))),
     ] {
-        let reply = Reply { status, value, retry_after: None };
+        let reply = Reply { status, value, too_much: false, retry_after: None };
         assert_eq!(provider.verdict(&Handle("x".to_owned()), &reply, None), None, "{reply:?}");
     }
 }

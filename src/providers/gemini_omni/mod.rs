@@ -35,6 +35,7 @@ use super::adapter::{
     ApiClient, Ask, Credential, ErrorBody, FilePolicy, JsonBounds, OddWords, Vocabulary, json, refusal,
 };
 use super::egress::Egress;
+use super::google;
 use super::{
     Billed, BilledWhen, Billing, ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest,
     Handle, Output, Place, PollOutcome, Provider, ReadError, SubmitOutcome,
@@ -45,14 +46,20 @@ use wire::{Ending, Interaction, Status};
 
 const VOCABULARY: Vocabulary = Vocabulary {
     moderation: &["SAFETY", "PROHIBITED_CONTENT", "safety", "prohibited_content", "content_policy_violation"],
-    moderation_phrases: &["safety", "prohibited", "responsible ai"],
-    no_credit: &["FAILED_PRECONDITION", "failed_precondition", "billing_not_enabled", "insufficient_quota"],
-    no_credit_phrases: &["prepayment credits are depleted"],
+    moderation_phrases: &[
+        "safety",
+        "prohibited",
+        "responsible ai",
+        "usage guidelines",
+        "content policy",
+        "support codes",
+    ],
+    no_credit: &["FAILED_PRECONDITION", "failed_precondition", "BILLING_DISABLED", "insufficient_quota"],
     overloaded: &["UNAVAILABLE", "overloaded"],
     no_model: &["model_not_found"],
-    wrong_key: &["API_KEY_INVALID", "UNAUTHENTICATED", "PERMISSION_DENIED", "invalid_api_key", "unauthenticated"],
     wrong_key_phrases: &["api key not valid", "api key expired", "api key not found"],
     not_there: &[400, 404, 410],
+    ..google::VOCABULARY
 };
 
 const BILLING: Billing =

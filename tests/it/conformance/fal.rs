@@ -12,7 +12,7 @@ const INPUTS: &str = r#"
 "fal-ai/veo3.1" = { duration = "{seconds}s", aspect_ratio = "{aspect_ratio}", resolution = "{resolution}" }
 "#;
 
-pub struct FalSurface;
+struct FalSurface;
 
 impl Surface for FalSurface {
     fn kind(&self) -> &'static str {

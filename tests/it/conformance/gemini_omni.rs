@@ -8,15 +8,28 @@ use serde_json::Value;
 
 use super::{Surface, conforms};
 
-pub struct GeminiOmniSurface;
+struct GeminiOmniSurface {
+    /// Films come inside of the answers, although a link is asked for.
+    inline: bool,
+}
+
+impl GeminiOmniSurface {
+    fn prefix(&self) -> &'static str {
+        if self.inline { "/omni-inline/v1beta" } else { "/omni/v1beta" }
+    }
+}
 
 impl Surface for GeminiOmniSurface {
     fn kind(&self) -> &'static str {
-        "gemini_omni"
+        if self.inline { "gemini_omni, inline" } else { "gemini_omni" }
+    }
+
+    fn has_links(&self) -> bool {
+        !self.inline
     }
 
     fn account(&self, emulator: &Emulator, key: Secret) -> ProviderConfig {
-        let base = emulator.url("/omni/v1beta").parse().unwrap();
+        let base = emulator.url(self.prefix()).parse().unwrap();
         ProviderConfig { kind: ProviderKind::GeminiOmni, ..ProviderConfig::embedded("account", base, key) }
     }
 
@@ -29,12 +42,13 @@ impl Surface for GeminiOmniSurface {
     }
 
     fn ordered(&self, request: &SeenRequest) -> Option<anyhow::Result<(u32, Size)>> {
-        (request.method == "POST" && request.target == "/omni/v1beta/interactions").then(|| read(&request.body))
+        let is_create = request.method == "POST" && request.target == format!("{}/interactions", self.prefix());
+        is_create.then(|| read(&request.body))
     }
 
     /// A poll may have a film in it, so that more is taken of it than of a mere status.
     fn endless_poll_bytes(&self) -> u64 {
-        512 << 20
+        128 << 20
     }
 }
 
@@ -55,5 +69,10 @@ fn read(body: &str) -> anyhow::Result<(u32, Size)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gemini_omni_passes_every_scenario() {
-    conforms(&GeminiOmniSurface).await;
+    conforms(&GeminiOmniSurface { inline: false }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_omni_with_films_inside_of_its_answers_passes_every_scenario() {
+    conforms(&GeminiOmniSurface { inline: true }).await;
 }

@@ -1,7 +1,7 @@
 //! The two error shapes of the Interactions API: the service's own object, and the front end's list.
 //!
-//! The service says `{"error":{"code":"word","message":"..."}}`. What never reaches it (rate limits, quotas, wrong keys) is
-//! said by the front end in Google's form with a number, a status and details; limits come wrapped in a list.
+//! The service says `{"error":{"code":"word","message":"..."}}`. What never reaches it is said by the front end in Google's
+//! form with a number, a status and details; limits come wrapped in a list.
 
 use poem::Response;
 use poem::http::{HeaderValue, StatusCode, header};
@@ -35,19 +35,6 @@ impl ApiFault {
 
     pub(super) fn unknown_model(model: &str) -> Self {
         ApiFault::new(404, "not_found", &format!("Model '{model}' does not exist or is no longer available."))
-    }
-
-    pub(super) fn wrong_key() -> Self {
-        let reason = json!({"@type": format!("{PACKAGE}.ErrorInfo"), "reason": "API_KEY_INVALID"});
-        let message = "API key not valid. Please pass a valid API key.";
-        let error = json!({"code": 400, "message": message, "status": "INVALID_ARGUMENT", "details": [reason]});
-        ApiFault { status: 400, body: json!({"error": error}), retry_after: None }
-    }
-
-    pub(super) fn no_file() -> Self {
-        let message = "You do not have permission to access the file or it may not exist.";
-        let error = json!({"code": 403, "message": message, "status": "PERMISSION_DENIED"});
-        ApiFault { status: 403, body: json!({"error": error}), retry_after: None }
     }
 
     pub(super) fn outage(status: u16) -> Self {

@@ -1,7 +1,8 @@
 //! The Interactions API as Gemini Omni speaks it: create, look, cancel, and the files behind a `uri`.
 //!
 //! Without `background` the create blocks until the video is there, as the vendor's does. An unknown id is a 400. There is no
-//! list. A film is a link to `files/{id}:download` that needs the key, or inside of every answer when `delivery` said so.
+//! list. A film is a link to `files/{id}:download` that needs the key, or inside of every answer when `delivery` said so; at
+//! a second prefix it is inside whatever was said, since nobody has published whether it may be.
 
 mod errors;
 mod object;
@@ -11,8 +12,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use poem::http::Method;
 use poem::web::{Data, Path};
 use poem::{Body, Endpoint, EndpointExt, IntoResponse, Request, Response, Route, get, handler, post};
@@ -23,6 +22,7 @@ use super::super::content;
 use super::super::jobs::Sight;
 use super::super::office::{Office, json_response};
 use super::super::outcomes::{Created, NoFile, NotSeen};
+use super::google::{errors as front_end, inline_film};
 use errors::ApiFault;
 use object::interaction;
 use request::Fields;
@@ -31,29 +31,38 @@ const MAX_BODY_BYTES: usize = 32 << 20;
 /// How often a create that blocks looks whether its video is there.
 const BLOCKED_PAUSE: Duration = Duration::from_millis(10);
 
+/// Where the films are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Films {
+    AsAsked,
+    Inline,
+}
+
 /// The jobs whose film is to be inside of the answers.
-#[derive(Default)]
-struct InlineJobs(Mutex<HashSet<Arc<str>>>);
+struct InlineJobs {
+    films: Films,
+    asked: Mutex<HashSet<Arc<str>>>,
+}
 
 impl InlineJobs {
     fn add(&self, id: &Arc<str>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(id));
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(id));
     }
 
     fn has(&self, id: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+        self.films == Films::Inline || self.asked.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 }
 
 /// The surface, below its prefix.
-pub(super) fn routes() -> impl Endpoint {
+pub(super) fn routes(films: Films) -> impl Endpoint {
     Route::new()
         .at("/interactions", post(create))
         .at("/interactions/:id", get(look))
         .at("/interactions/:id/cancel", post(cancel))
         .at("/files/:name", get(file))
         .around(with_key)
-        .data(Arc::new(InlineJobs::default()))
+        .data(Arc::new(InlineJobs { films, asked: Mutex::default() }))
 }
 
 async fn with_key<E: Endpoint>(endpoint: Arc<E>, request: Request) -> poem::Result<Response> {
@@ -65,7 +74,7 @@ async fn with_key<E: Endpoint>(endpoint: Arc<E>, request: Request) -> poem::Resu
         if request.method() == Method::POST {
             office.studio.note_unauthorized();
         }
-        return Ok(ApiFault::wrong_key().into_response());
+        return Ok(front_end::wrong_key());
     }
     Ok(endpoint.call(request).await?.into_response())
 }
@@ -136,9 +145,7 @@ async fn film_of(job: &Sight, office: &Office, inline: &InlineJobs) -> poem::Res
         let uri = format!("{}{}/files/{}:download?alt=media", office.home, super::GEMINI_OMNI, job.id);
         return Ok(Some(json!({"type": "video", "uri": uri, "mime_type": "video/mp4"})));
     }
-    let Ok(download) = office.studio.download(&job.id, false) else { return Ok(None) };
-    let film = content::clip_of(&download, &office.clips).await?;
-    Ok(Some(json!({"type": "video", "data": STANDARD.encode(&film), "mime_type": "video/mp4"})))
+    Ok(Some(json!({"type": "video", "data": inline_film(job, office).await?, "mime_type": "video/mp4"})))
 }
 
 #[handler]
@@ -163,7 +170,7 @@ async fn file(Path(name): Path<String>, request: &Request, office: Data<&Arc<Off
     match office.studio.download(id, true) {
         Ok(download) => content::respond(download, &office).await,
         Err(NoFile::Missing) => Ok(ApiFault::new(404, "not_found", "The file is not available.").into_response()),
-        Err(_) => Ok(ApiFault::no_file().into_response()),
+        Err(_) => Ok(no_file()),
     }
 }
 
@@ -171,7 +178,11 @@ fn record(id: &str, office: &Office) -> Response {
     let state = match office.studio.download(id, false) {
         Ok(_) | Err(NoFile::Missing) => "ACTIVE",
         Err(NoFile::NotReady { .. }) => "PROCESSING",
-        Err(NoFile::Unknown | NoFile::Expired) => return ApiFault::no_file().into_response(),
+        Err(NoFile::Unknown | NoFile::Expired) => return no_file(),
     };
     json_response(json!({"name": format!("files/{id}"), "mimeType": "video/mp4", "state": state}).to_string())
+}
+
+fn no_file() -> Response {
+    front_end::answer(403, "You do not have permission to access the file, or it may not exist.", &[])
 }

@@ -1,4 +1,4 @@
-//! What Google's surfaces have in common: the error envelope, tokens, and a bucket.
+//! What Google's surfaces have in common: the error envelope, tokens, a bucket, and films inside of answers.
 //!
 //! A token is `ya29.` and the id of the key that signed the request for it, so that whoever has the emulator's key as the
 //! id of his own gets a token that is good here. Signatures are not checked; form, audience, scope and times are.
@@ -8,18 +8,19 @@ pub(super) mod errors;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use poem::web::{Data, Form, Path, Query};
 use poem::{Endpoint, EndpointExt, Request, Response, Route, get, handler, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::content;
-use super::super::jobs::Sight;
+use super::super::jobs::{Sight, Spoil};
 use super::super::office::{Office, json_response};
 use super::super::outcomes::NoFile;
 
 const TOKEN_PREFIX: &str = "ya29.";
+const PAGE: &str = "<!doctype html><html><body>Please sign in.</body></html>";
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
 /// Whether a request carries a token of this emulator's key.
@@ -34,6 +35,20 @@ pub(super) fn object_uri(job: &Sight) -> Option<String> {
     let place = job.order.destination.as_deref()?;
     let slash = if place.ends_with('/') { "" } else { "/" };
     Some(format!("{place}{slash}{}/sample_0.mp4", job.id))
+}
+
+/// The film as base64; what spoils a download spoils it too, as far as a text can be spoiled.
+pub(super) async fn inline_film(job: &Sight, office: &Office) -> poem::Result<String> {
+    let Ok(download) = office.studio.download(&job.id, true) else { return Ok(String::new()) };
+    Ok(match download.spoil {
+        Spoil::Empty => String::new(),
+        Spoil::Html => STANDARD.encode(PAGE),
+        Spoil::Short => {
+            let film = content::clip_of(&download, &office.clips).await?;
+            STANDARD.encode(&film[..film.len() / 2])
+        }
+        _ => STANDARD.encode(content::clip_of(&download, &office.clips).await?),
+    })
 }
 
 /// `POST /oauth/token`.

@@ -1,18 +1,14 @@
 //! An operation as a poll shows it.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::super::super::book::JobState;
-use super::super::super::content;
-use super::super::super::jobs::{Sight, Spoil};
+use super::super::super::jobs::Sight;
 use super::super::super::office::Office;
-use super::super::google::object_uri;
+use super::super::google::{inline_film, object_uri};
 
 /// `google.rpc.Code` INTERNAL.
 const INTERNAL: u32 = 13;
-const PAGE: &str = "<!doctype html><html><body>Please sign in.</body></html>";
 
 pub(super) fn of_gemini(name: &str, id: &str, job: &Sight, office: &Office) -> Value {
     let response = |result: Value| {
@@ -58,18 +54,4 @@ fn filtered() -> Value {
 fn failed(name: &str) -> Value {
     let error = json!({"code": INTERNAL, "message": "Video generation failed due to an internal server issue."});
     json!({"name": name, "done": true, "error": error})
-}
-
-/// The film as base64; what spoils a download spoils it too, as far as a text can be spoiled.
-async fn inline_film(job: &Sight, office: &Office) -> poem::Result<String> {
-    let Ok(download) = office.studio.download(&job.id, true) else { return Ok(String::new()) };
-    Ok(match download.spoil {
-        Spoil::Empty => String::new(),
-        Spoil::Html => STANDARD.encode(PAGE),
-        Spoil::Short => {
-            let film = content::clip_of(&download, &office.clips).await?;
-            STANDARD.encode(&film[..film.len() / 2])
-        }
-        _ => STANDARD.encode(content::clip_of(&download, &office.clips).await?),
-    })
 }
