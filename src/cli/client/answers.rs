@@ -123,8 +123,10 @@ pub(in crate::cli) struct Failure {
 
 #[derive(Clone, Debug, Deserialize)]
 pub(in crate::cli) struct Output {
-    /// Signed: works without a key, for a while.
-    pub(in crate::cli) url: String,
+    /// Signed: works without a key, for a while. Absent once the file is no longer kept.
+    pub(in crate::cli) url: Option<String>,
+    /// When the file was deleted because its time was over.
+    pub(in crate::cli) purged_at: Option<DateTime<Utc>>,
     pub(in crate::cli) bytes: u64,
     /// Lower-case hexadecimal.
     pub(in crate::cli) sha256: String,

@@ -178,7 +178,8 @@ impl Api {
 
     /// Follows a signed link and holds the file against what was promised of it.
     pub(super) async fn check_file(&self, output: &Output) -> Result<()> {
-        let file = self.open(&output.url).await?.bytes().await?;
+        let link = output.url.as_deref().context("the file has no link")?;
+        let file = self.open(link).await?.bytes().await?;
         let right = file.len() as u64 == output.bytes && sha256_hex(&file) == output.sha256;
         ensure!(right, "the file is not the one that was stored");
         Ok(())

@@ -212,8 +212,8 @@ impl Screen {
         self.line(&format!("  API      {base}/api/enterprise"))?;
         self.line(&format!("  docs     {base}/docs"))?;
         self.line(&format!("  metrics  {base}/metrics"))?;
-        if let Some(output) = outcome.videos.iter().find_map(|video| video.output.as_ref()) {
-            self.line(&format!("  a video  {}", output.url))?;
+        if let Some(link) = outcome.videos.iter().find_map(|video| video.output.as_ref()?.url.as_ref()) {
+            self.line(&format!("  a video  {link}"))?;
         }
         let directory = stage.directory.display();
         self.line(&format!("  books    FREEZEFRAME_DATA_DIR={directory} freezeframe reconcile"))?;

@@ -57,8 +57,8 @@ impl Fake {
 fn batch() -> Json<Value> {
     Json(json!({
         "batch_id": BATCH, "status": "partial", "request_id": HOSTILE, "metadata": { HOSTILE: HOSTILE },
-        "counts": { "total": 5, "waiting": 0, "in_progress": 0, "succeeded": 4, "failed": 1 },
-        "credits": { "frozen": 5, "charged": 4, "refunded": 1, "held": 0 },
+        "counts": { "total": 6, "waiting": 0, "in_progress": 0, "succeeded": 5, "failed": 1 },
+        "credits": { "frozen": 6, "charged": 5, "refunded": 1, "held": 0 },
         "created_at": "2026-11-23T10:00:00Z", "finished_at": "2026-11-23T10:01:00Z", "a_new_field": { "x": 1 },
     }))
 }
@@ -81,10 +81,12 @@ fn videos(request: &Request, state: Data<&Arc<State>>) -> Json<Value> {
         "state": HOSTILE, "attempts": 1, "price_credits": 1, "charged_credits": 0, "refunded_credits": 1,
         "failure": { "type": HOSTILE, "message": HOSTILE, "retryable": false },
     });
-    let mut data = vec![video(0, "good"), video(1, "expired"), video(2, "broken"), video(3, "other"), failed];
-    if failed_only {
-        data.drain(..4);
-    }
+    let mut purged = video(5, "purged");
+    purged["output"] = json!({ "bytes": 7, "sha256": sha256, "purged_at": "2026-11-24T10:00:00Z" });
+    let data = match failed_only {
+        true => vec![failed],
+        false => vec![video(0, "good"), video(1, "expired"), video(2, "broken"), video(3, "other"), failed, purged],
+    };
     Json(json!({ "data": data }))
 }
 

@@ -67,7 +67,13 @@ async fn an_expired_link_is_replaced_and_a_file_that_breaks_off_is_fetched_again
     let fake = Fake::start().await;
     let machine = Machine::new(&fake.base, "ff_live_fake");
     let ran = machine.run(&["batch", "results", fake::BATCH, "--download", "v", "--parallel", "4"]).await.ends_with(1);
-    ran.says(&["3 files fetched", "1 not fetched", "#3: ", "its SHA-256 is not the promised one"]);
+    ran.says(&[
+        "3 files fetched",
+        "2 not fetched",
+        "#3: ",
+        "its SHA-256 is not the promised one",
+        "#5: the file is no longer kept, it was deleted on 2026-11-24",
+    ]);
     assert_eq!(machine.names("v"), ["broken.mp4", "expired.mp4", "good.mp4"]);
     assert!(
         machine

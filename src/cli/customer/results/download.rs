@@ -142,7 +142,7 @@ impl<'a> Links<'a> {
 }
 
 fn link_of(video: &Video) -> Option<(usize, String)> {
-    Some((video.index, video.output.as_ref()?.url.clone()))
+    Some((video.index, video.output.as_ref()?.url.clone()?))
 }
 
 /// Where a file is to be.
@@ -163,7 +163,10 @@ impl Place {
             }
             Found::Other | Found::Nothing => {}
         }
-        let mut link = links.current(index).await.context("it has no link")?;
+        let Some(mut link) = links.current(index).await else {
+            let day = output.purged_at.map(|at| format!(", it was deleted on {}", at.date_naive())).unwrap_or_default();
+            bail!("the file is no longer kept{day}");
+        };
         let mut renewed = false;
         let mut attempt = 1;
         loop {

@@ -150,6 +150,7 @@ fn table(rows: &[Row], width: usize) -> String {
             (None, _, Some(file)) => {
                 file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
             }
+            (None, Some(output), None) if output.url.is_none() => "no longer kept".to_owned(),
             (None, Some(output), None) => bytes(output.bytes),
             (None, None, None) => String::new(),
         };
@@ -209,7 +210,7 @@ fn csv(rows: &[Row]) -> Result<String> {
             failure.map(|failure| failure.retryable.to_string()).unwrap_or_default(),
             output.map(|output| output.bytes.to_string()).unwrap_or_default(),
             output.map(|output| output.sha256.clone()).unwrap_or_default(),
-            output.map(|output| output.url.clone()).unwrap_or_default(),
+            output.and_then(|output| output.url.clone()).unwrap_or_default(),
             file.as_ref().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default(),
         ];
         writer.write_record(cells.map(|cell| plain(&cell)))?;
