@@ -414,9 +414,11 @@ async fn take_jobs(app: &TestApp) -> Vec<Ticket> {
     .fetch_all(app.pool())
     .await
     .unwrap();
+    let by_position: Vec<String> =
+        sqlx::query_scalar("select id from videos order by position").fetch_all(app.pool()).await.unwrap();
     let mut tickets: Vec<Ticket> =
         rows.into_iter().map(|(id, attempts)| Ticket { id: id.parse().unwrap(), attempts }).collect();
-    tickets.sort_by_key(|ticket| ticket.id);
+    tickets.sort_by_key(|ticket| by_position.iter().position(|id| *id == ticket.id.to_string()));
     tickets
 }
 
