@@ -36,6 +36,9 @@ sizes = ["1280x720"]
 "#;
 const BOTH: &str = r#"{ provider = "sora", upstream = "sora-2" }, { provider = "veo", upstream = "sora-2" }"#;
 
+/// A batch that has just ended may still have a job of its own for a moment; a video that waits has none.
+const VIDEO_JOBS: &str = "select count(*) from apalis.jobs where job_type = 'generate'";
+
 fn two_accounts() -> TestSettings {
     TestSettings { two_emulators: true, models: MODELS.to_owned(), ..TestSettings::default() }
 }
@@ -89,7 +92,7 @@ async fn a_stopped_account_gets_nothing_and_the_next_route_everything_until_it_i
     let elsewhere = customer.order(&clips(3, "meanwhile")).await;
     completed(&app, &customer, &elsewhere).await;
     assert_eq!(customer.batch(&waiting).await.number("/counts/waiting"), 1);
-    assert_eq!(app.count("select count(*) from apalis.jobs").await, 0);
+    assert_eq!(app.count(VIDEO_JOBS).await, 0);
     app.output(&["provider", "start", "sora", "--by", "bob"]).await;
     completed(&app, &customer, &waiting).await;
     let again = customer.order(&clips(4, "back to the first")).await;
@@ -221,7 +224,7 @@ async fn one_video_at_a_time_asks_an_account_that_is_out_of_credit_and_the_other
     app.until("the probe has failed", async || app.emulator.book().creates.len() == 2).await;
     app.until("its end is written", async || customer.batch(&id).await.number("/counts/failed") == 1).await;
     assert_eq!(customer.batch(&id).await.number("/counts/waiting"), 5);
-    assert_eq!(app.count("select count(*) from apalis.jobs").await, 0);
+    assert_eq!(app.count(VIDEO_JOBS).await, 0);
     // an operator knows better than a probe
     app.emulator.clear_script();
     app.output(&["provider", "start", "sora"]).await;
