@@ -105,10 +105,11 @@ impl<'a> Interaction<'a> {
     /// Where the film is: at a URI, further on in the answer, or right here.
     pub(super) fn film(&self) -> Option<Place> {
         self.content("model_output", "video").find_map(|film| {
-            let text = |key| film.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-            if let Some(uri) = text("uri") {
+            let text = |key| film.get(key).and_then(Value::as_str);
+            if let Some(uri) = text("uri").filter(|uri| !uri.is_empty()) {
                 return Some(Place::Url(uri.to_owned()));
             }
+            // an empty one is a film of no bytes: the store says what it thinks of it
             let data = text("data")?;
             match sieve::inline_number(data) {
                 Some(number) => Some(Place::Inline(number)),
