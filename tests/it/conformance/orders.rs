@@ -172,8 +172,8 @@ async fn without_a_connection_nothing_was_bought(stage: &Stage<'_>) -> anyhow::R
     let other = Stage::open(stage.surface, None).await?;
     let provider = other.provider.clone();
     let request = stage.request("a red fox");
-    // whatever is fetched once, such as a token, is there before
-    provider.submit(&request, stage.attempt).await;
+    // a read brings along what is fetched once, such as a token, and leaves no open connection for creates
+    provider.poll(&stage.accepted("a red fox").await?).await?;
     other.emulator.stop().await?;
     is_refused(provider.submit(&request, stage.attempt).await, FailureClass::Network, "a red fox")
 }
