@@ -8,7 +8,7 @@ use chrono::Utc;
 
 use super::outcome::Outcome;
 use super::stage::{OPENING_CREDITS, Stage};
-use crate::cli::client::{Accepted, Batch, Counts, Video};
+use crate::cli::client::{Accepted, Batch, Counts, Failure, Video};
 use crate::cli::customer::ledger_table;
 use crate::cli::output::{self, Table, amount, count, wrap};
 use crate::cli::progress::{Live, Pace};
@@ -156,7 +156,7 @@ impl Screen {
     fn failures(&self, outcome: &Outcome) -> Result<()> {
         self.heading("Why videos failed")?;
         let mut table = Table::new(["video", "model", ">tries", "type", ">refunded"]);
-        let mut reasons: Vec<(String, &str)> = Vec::new();
+        let mut reasons: Vec<(String, &Failure)> = Vec::new();
         for video in outcome.failed() {
             let Some(failure) = &video.failure else { continue };
             table.row([
@@ -166,13 +166,15 @@ impl Screen {
                 failure.kind.clone(),
                 amount(video.price_credits),
             ]);
-            reasons.push((video.name(), &failure.message));
+            reasons.push((video.name(), failure));
         }
         self.line(&table.render())?;
-        for (name, message) in reasons {
+        for (name, failure) in reasons {
             self.line(&format!("\n  {name}:"))?;
-            for line in wrap(message, TEXT_WIDTH - 4) {
-                self.line(&format!("    {line}"))?;
+            for paragraph in [Some(&failure.message), failure.detail.as_ref()].into_iter().flatten() {
+                for line in wrap(paragraph, TEXT_WIDTH - 4) {
+                    self.line(&format!("    {line}"))?;
+                }
             }
         }
         Ok(())

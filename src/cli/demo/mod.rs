@@ -1,6 +1,6 @@
 //! `freezeframe demo`: a customer orders twenty videos, some fail, and every credit is accounted for.
 //!
-//! Everything is real but the provider: the embedded database, every role, HTTP, signatures, files. See [`stage`] for why
+//! Everything is real but the provider: the database, every role, HTTP, signatures, files. See [`stage`] for why
 //! it cannot do harm. The exit code is 0 only if everything came out as promised.
 
 mod display;

@@ -3,7 +3,8 @@
 //!
 //! Always holds: the demo lives in a directory of its own below the data directory, with its own database, store and key.
 //! It never touches a configured database, provider account or bucket, so it can neither spend money nor show up in
-//! anybody's books; two demos at once have two directories.
+//! anybody's books; two demos at once have two directories. Where the settings name a database, the demo's own is made
+//! beside it on that server and stays there, like the directory, so that the next demo finds what the last one left.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -18,7 +19,7 @@ use crate::billing;
 use crate::cli::client::Api;
 use crate::cli::signals::{self, Signals};
 use crate::config::{Config, ProviderConfig, built_in_models};
-use crate::db::Database;
+use crate::db::{self, Database};
 use crate::domain::{Credits, GrantSource, Secret};
 use crate::emulator::{Emulator, EmulatorSettings, Profile};
 use crate::service::{Parts, Roles, Service, Store};
@@ -57,7 +58,11 @@ impl Stage {
             profile: Profile::demo(),
         };
         let emulator = Emulator::start(settings).await?;
+        let server = config.database_url.take();
         make_safe(&mut config, &directory, &emulator.base_url())?;
+        if let Some(server) = server {
+            config.database_url = Some(own_database(&server, &directory).await?);
+        }
         let store = Store::open(&config).await?;
         let service = match start(&mut config, &store).await {
             Ok(service) => service,
@@ -115,6 +120,33 @@ fn own_directory(data_dir: &Path) -> Result<(PathBuf, File)> {
     bail!("{MOST_DEMOS_AT_ONCE} demos are running in {}; stop some", data_dir.display())
 }
 
+/// The demo's database on a server that is not its own.
+async fn own_database(server: &Secret, directory: &Path) -> Result<Secret> {
+    let name = database_name(directory)?;
+    db::ensure_database(server.expose(), &name).await.context(
+        "the demo makes a database of its own on the server that DATABASE_URL names: let its user create databases, \
+         or unset DATABASE_URL",
+    )?;
+    let mut url = Url::parse(server.expose()).context("DATABASE_URL")?;
+    url.set_path(&name);
+    Ok(Secret::new(url.as_str()))
+}
+
+/// Kept in the directory. Whoever removes that gets a new database: the old one's secrets cannot be read without the key
+/// that was in there.
+fn database_name(directory: &Path) -> Result<String> {
+    let path = directory.join("database");
+    match fs::read_to_string(&path) {
+        Ok(name) => Ok(name.trim().to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let name = format!("freezeframe_demo_{:08x}", rand::random::<u32>());
+            fs::write(&path, &name).with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(name)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// Turns the settings into those of a demo: everything local, everything pretended.
 fn make_safe(config: &mut Config, directory: &Path, provider: &str) -> Result<()> {
     let absolute = std::path::absolute(directory)?;
@@ -158,7 +190,7 @@ fn is_taken(error: &anyhow::Error) -> bool {
 mod tests {
     use std::net::TcpListener;
 
-    use super::{is_taken, make_safe, own_directory};
+    use super::{database_name, is_taken, make_safe, own_directory};
     use crate::config::Config;
 
     #[test]
@@ -169,6 +201,14 @@ mod tests {
         assert_eq!((first, second), (data.path().join("demo"), data.path().join("demo-2")));
         drop(lock);
         assert_eq!(own_directory(data.path()).unwrap().0, data.path().join("demo"));
+    }
+
+    #[test]
+    fn a_demo_finds_its_database_again_and_two_have_two() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let name = database_name(first.path()).unwrap();
+        assert_eq!(database_name(first.path()).unwrap(), name);
+        assert_ne!(database_name(second.path()).unwrap(), name);
     }
 
     #[test]
