@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match freezeframe::cli::run().await {
+    match Box::pin(freezeframe::cli::run()).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", freezeframe::cli::explain(&error));

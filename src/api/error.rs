@@ -7,6 +7,7 @@
 //!
 //! Refuses: to repeat secrets or prompts, to invent a cause.
 
+mod body_fault;
 mod problems;
 #[cfg(test)]
 mod tests;
@@ -25,10 +26,10 @@ use poem_openapi::error::{AuthorizationError, ContentTypeError, ParseParamError,
 use poem_openapi::registry::{MetaResponses, Registry};
 use poem_openapi::types::Type;
 
+pub use body_fault::BodyFault;
 use problems::ProblemError;
 pub use problems::{Kind, Problem, responses_of};
 
-use super::server::BodyFault;
 use crate::batches::{AdmissionError, Wrong};
 use crate::db;
 use crate::domain::Credits;

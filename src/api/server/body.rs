@@ -4,7 +4,6 @@
 //! read counts. An answer leaves in pieces of at most [`PIECE_BYTES`], so that a client which reads nothing is told from one
 //! that reads slowly, on every version of HTTP.
 
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,39 +16,13 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
+use super::super::error::BodyFault;
 use super::watch::{Underway, Watch};
 use crate::config::WaitLimits;
 use crate::metrics;
 
 /// The most of an answer that is handed over at once.
 const PIECE_BYTES: usize = 64 << 10;
-
-/// Why a body was not read to its end although its client may be there still.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyFault {
-    /// It came too slowly.
-    Slow,
-    /// It came, but no further request can be processed now.
-    Busy,
-}
-
-impl fmt::Display for BodyFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BodyFault::Slow => "the body came too slowly",
-            BodyFault::Busy => "too many requests are being processed",
-        })
-    }
-}
-
-impl std::error::Error for BodyFault {}
-
-impl BodyFault {
-    /// The fault behind an error of reading a body, if it is ours.
-    pub fn of(error: &io::Error) -> Option<BodyFault> {
-        error.get_ref()?.downcast_ref().copied()
-    }
-}
 
 /// One of the requests that may be processed at a time; empty while its client is waited for.
 #[derive(Clone, Default)]

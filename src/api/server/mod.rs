@@ -28,7 +28,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use body::BodyFault;
 use connection::Port;
 pub use gate::{BodyRoom, Buffer, Gate, left_of, waited};
 use places::{Full, Places};

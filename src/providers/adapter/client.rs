@@ -14,7 +14,8 @@ use super::super::{GenerationRequest, Handle, ReadError, SubmitOutcome};
 use super::credential::{Credential, TokenError};
 use super::reads;
 use super::refusal::{self, Vocabulary};
-use super::reply::{JsonBounds, Reply, reason};
+use super::reply::{Reply, reason};
+use super::sieve::JsonBounds;
 use crate::config::{AttemptsConfig, ProviderConfig};
 use crate::domain::FailureClass;
 

@@ -14,8 +14,8 @@ use super::super::egress::EgressError;
 use super::super::{ByteStream, FetchError, ReadError};
 use super::client::{ApiClient, Ask, READ_BOUND, unavailable};
 use super::reads;
-use super::reply::{JsonBounds, Reply};
-use super::sieve::{InlineBytes, Sieve};
+use super::reply::Reply;
+use super::sieve::{InlineBytes, JsonBounds, Sieve};
 use crate::domain::FailureClass;
 
 const MAX_REDIRECTS: usize = 5;

@@ -23,4 +23,5 @@ pub(super) use credential::{Credential, TokenError, TokenSource};
 pub(super) use download::FilePolicy;
 pub(super) use odd_words::OddWords;
 pub(super) use refusal::{ErrorBody, Vocabulary};
-pub(super) use reply::{JsonBounds, Reply};
+pub(super) use reply::Reply;
+pub(super) use sieve::JsonBounds;

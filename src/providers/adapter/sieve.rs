@@ -10,7 +10,35 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::reply::JsonBounds;
+/// How much of an answer is taken.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::providers) struct JsonBounds {
+    /// What is kept, in bytes.
+    pub bytes: usize,
+    /// What may arrive, long texts included.
+    pub raw_bytes: u64,
+    pub depth: usize,
+    /// Elements of lists and objects together.
+    pub values: usize,
+    /// A longer text is not kept (see [`Sieve`]), in bytes.
+    pub longest_text: usize,
+}
+
+impl JsonBounds {
+    /// A job, or the answer to a create. A prompt of 32,000 characters may come back escaped, six bytes each.
+    pub(in crate::providers) const JOB: JsonBounds =
+        JsonBounds { bytes: 1 << 20, raw_bytes: 1 << 20, depth: 64, values: 10_000, longest_text: 1 << 20 };
+    /// A page of jobs.
+    pub(in crate::providers) const LIST: JsonBounds =
+        JsonBounds { bytes: 32 << 20, raw_bytes: 32 << 20, depth: 64, values: 50_000, longest_text: 1 << 20 };
+    /// A job that may carry its film with it, as base64: 192 MiB of it.
+    pub(in crate::providers) const WITH_FILE: JsonBounds =
+        JsonBounds { bytes: 1 << 20, raw_bytes: 256 << 20, depth: 64, values: 10_000, longest_text: 8 << 10 };
+
+    pub(super) fn carries_file(&self) -> bool {
+        self.raw_bytes > self.bytes as u64
+    }
+}
 
 /// What stands in place of a long text; a real text does not begin with a zero character.
 const MARK: &str = "\u{0}inline ";

@@ -31,7 +31,7 @@ const FAILURE_HOLDS: Duration = Duration::from_secs(3);
 const LONGEST_LIFE: u64 = 86_400;
 
 enum Origin {
-    Key(ServiceAccount),
+    Key(Box<ServiceAccount>),
     Metadata(Url),
 }
 
@@ -68,13 +68,14 @@ impl GoogleTokens {
                 let variable = account.api_key_env.as_deref().unwrap_or("for its key");
                 let key = account.api_key.as_ref();
                 let key = key.with_context(|| format!("the environment variable {variable} is not set"))?;
-                Origin::Key(ServiceAccount::from_json(key.expose()).with_context(|| format!("the key in {variable}"))?)
+                let key = ServiceAccount::from_json(key.expose());
+                Origin::Key(Box::new(key.with_context(|| format!("the key in {variable}"))?))
             }
             GoogleIdentity::KeyFile(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("the key file {} cannot be read", path.display()))?;
                 let key = ServiceAccount::from_json(&text);
-                Origin::Key(key.with_context(|| format!("the key file {}", path.display()))?)
+                Origin::Key(Box::new(key.with_context(|| format!("the key file {}", path.display()))?))
             }
             GoogleIdentity::Metadata => Origin::Metadata(Url::parse(METADATA_URL)?),
         };

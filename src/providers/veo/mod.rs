@@ -55,7 +55,7 @@ const GEMINI_FILE_GONE: &[u16] = &[403, 404];
 
 enum Flavour {
     Gemini,
-    Vertex { project: String, location: String, generate_audio: bool, bucket: Option<Bucket> },
+    Vertex { project: String, location: String, generate_audio: bool, bucket: Option<Box<Bucket>> },
 }
 
 /// An account that makes videos with Veo.
@@ -97,7 +97,7 @@ impl Veo {
         let credential = Credential::Token(GoogleTokens::new(account, &vertex.identity, egress)?);
         let api = ApiClient::new(account, attempts, egress, credential, &VOCABULARY)?;
         let bucket = match &vertex.storage_uri {
-            Some(uri) => Some(Bucket::new(uri, api.at(vertex.storage_base_url.clone()))?),
+            Some(uri) => Some(Box::new(Bucket::new(uri, api.at(vertex.storage_base_url.clone()))?)),
             None => None,
         };
         let VertexConfig { project, location, generate_audio, .. } = vertex.clone();
@@ -140,7 +140,7 @@ impl Veo {
     fn bucket(&self) -> Option<&Bucket> {
         match &self.flavour {
             Flavour::Gemini => None,
-            Flavour::Vertex { bucket, .. } => bucket.as_ref(),
+            Flavour::Vertex { bucket, .. } => bucket.as_deref(),
         }
     }
 
