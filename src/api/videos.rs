@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use freezeframe_workflows::retry::retryable_by_customer;
+use freezeframe_workflows::retry::{explain, retryable_by_customer};
 use poem::web::Data;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Json;
@@ -104,12 +104,14 @@ struct Video {
 
 /// Why a video failed.
 #[derive(Object)]
-#[oai(rename = "VideoFailure")]
+#[oai(rename = "VideoFailure", skip_serializing_if_is_none)]
 struct Failure {
     #[oai(rename = "type")]
     failure_type: Word<FailureClass>,
-    /// What happened, in words.
+    /// What happened and what to do, in one plain sentence: the same for every failure of this type.
     message: String,
+    /// What the provider, or our own check of the file, said of this very video. Absent when there is no more to say.
+    detail: Option<String>,
     /// Whether ordering the same video again may succeed.
     retryable: bool,
 }
@@ -161,9 +163,11 @@ impl Video {
 
 impl From<VideoFailure> for Failure {
     fn from(failure: VideoFailure) -> Failure {
+        let sentence = explain(failure.class);
         Failure {
             failure_type: Word(failure.class),
-            message: failure.message,
+            message: sentence.to_owned(),
+            detail: Some(failure.message).filter(|detail| !detail.is_empty() && detail != sentence),
             retryable: retryable_by_customer(failure.class),
         }
     }

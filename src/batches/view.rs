@@ -158,6 +158,7 @@ pub struct VideoView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoFailure {
     pub class: FailureClass,
+    /// What was said of this very video, or the sentence that explains its class.
     pub message: String,
 }
 

@@ -9,6 +9,7 @@ mod cli;
 mod conformance;
 mod crash;
 mod engine;
+mod failures;
 mod fence;
 mod flow;
 mod generated;

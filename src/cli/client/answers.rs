@@ -116,9 +116,19 @@ impl Video {
 pub(in crate::cli) struct Failure {
     #[serde(rename = "type")]
     pub(in crate::cli) kind: String,
+    /// One plain sentence, the same for every failure of this kind.
     pub(in crate::cli) message: String,
+    /// What was said of this very video.
+    pub(in crate::cli) detail: Option<String>,
     #[serde(default)]
     pub(in crate::cli) retryable: bool,
+}
+
+impl Failure {
+    /// The most particular that is known.
+    pub(in crate::cli) fn particulars(&self) -> &str {
+        self.detail.as_deref().unwrap_or(&self.message)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-pub(super) use answers::{Accepted, Batch, BatchStatus, Counts, Entry, Model, Money, Output, Video, Wallet};
+pub(super) use answers::{Accepted, Batch, BatchStatus, Counts, Entry, Failure, Model, Money, Output, Video, Wallet};
 pub(super) use call_error::{CallError, Problem, root_cause};
 
 use super::output::plain;

@@ -44,8 +44,10 @@ pub(super) struct FailedFor {
     videos: usize,
     refunded: i64,
     retryable: bool,
-    /// One of them, as an example.
-    example: (String, String),
+    /// What it means.
+    message: String,
+    /// The name of one of them, and what was said of it.
+    example: (String, Option<String>),
 }
 
 /// Every failure of a batch by its type, the most frequent first.
@@ -62,7 +64,8 @@ pub(super) async fn failures(api: &Api, batch: &Batch) -> Result<Vec<FailedFor>,
             videos: 0,
             refunded: 0,
             retryable: failure.retryable,
-            example: (name, failure.message),
+            message: failure.message,
+            example: (name, failure.detail),
         });
         group.videos += 1;
         group.refunded += video.refunded_credits;
@@ -114,10 +117,13 @@ fn reasons(failed: &[FailedFor], width: usize) -> String {
     }
     let mut text = table.render_within(width);
     text.push('\n');
-    for FailedFor { kind, example, .. } in failed {
+    for FailedFor { kind, message, example: (name, detail), .. } in failed {
         text.push_str(&format!("\n  {}:\n", plain(kind)));
-        for line in wrap(&plain(&example.1), width.saturating_sub(4)) {
-            text.push_str(&format!("    {line}\n"));
+        let detail = detail.as_ref().map(|detail| format!("{}: {}", plain(name), plain(detail)));
+        for paragraph in [Some(plain(message)), detail].into_iter().flatten() {
+            for line in wrap(&paragraph, width.saturating_sub(4)) {
+                text.push_str(&format!("    {line}\n"));
+            }
         }
     }
     text.trim_end().to_owned()

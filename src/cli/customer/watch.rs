@@ -242,7 +242,7 @@ impl<'a> Watch<'a> {
     fn tell(&self, video: &Video) {
         let name = plain(&video.name());
         let (kind, reason) = match &video.failure {
-            Some(failure) => (plain(&failure.kind), plain(&failure.message)),
+            Some(failure) => (plain(&failure.kind), plain(failure.particulars())),
             None => ("failed".to_owned(), String::new()),
         };
         if !self.live.is_drawn() {
