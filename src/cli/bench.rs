@@ -50,7 +50,7 @@ struct HttpArgs {
     /// Slow or stuck clients, of seven kinds
     #[arg(long, default_value_t = 2000)]
     stuck: usize,
-    /// Requests of honest clients in each of four rounds; every third is an order
+    /// Requests of honest clients in each of eight rounds; every third is an order
     #[arg(long, default_value_t = 6000)]
     requests: usize,
     /// Honest clients at a time
@@ -77,13 +77,13 @@ async fn http(config: Config, args: HttpArgs) -> Result<ExitCode> {
 }
 
 fn http_table(report: &HttpReport) -> String {
-    let mut table = Table::new(["figure", ">without", ">with", ">after", ">ratio", "what it is"]);
-    let rounds = [report.without, report.with, report.after];
+    let mut table = Table::new(["figure", ">without", ">with", ">after", ">again", ">ratio", "what it is"]);
+    let rounds = [report.without, report.with, report.after, report.again];
     let cells = |cell: &dyn Fn(&bench::Round) -> String| rounds.each_ref().map(cell);
     let ms = |value: f64| format!("{value:.1}");
-    let mut row = |name: &str, [without, with, after]: [String; 3], ratio: Option<f64>, what: &str| {
+    let mut row = |name: &str, [without, with, after, again]: [String; 4], ratio: Option<f64>, what: &str| {
         let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
-        table.row([name.to_owned(), without, with, after, ratio, what.to_owned()]);
+        table.row([name.to_owned(), without, with, after, again, ratio, what.to_owned()]);
     };
     row("GET p50", cells(&|round| ms(round.get_p50_ms)), None, "ms to read a batch");
     row("GET p99", cells(&|round| ms(round.get_p99_ms)), Some(report.get_p99_ratio), "ms to read a batch");
