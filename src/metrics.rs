@@ -58,6 +58,7 @@ metrics! {
     VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait because their account had been shut meanwhile.";
     FILES_DELETED = "freezeframe_files_deleted_total" Counter "Files deleted from the object store, by reason: expired, leftover.";
     FILES_NOT_DELETED = "freezeframe_files_not_deleted_total" Counter "Deletions that the object store refused; they are tried again.";
+    THUMBNAILS = "freezeframe_thumbnails_total" Counter "Pictures asked for after a video was stored, by result: kept, none, of_no_use, late, not_stored.";
     HTTP_CONNECTIONS = "freezeframe_http_connections" Gauge "Open connections, by port and state: busy (a request is under way), waiting.";
     HTTP_CONNECTIONS_REFUSED = "freezeframe_http_connections_refused_total" Counter "Connections sent away for want of a place, by reason: total, peer.";
     HTTP_CONNECTIONS_ENDED = "freezeframe_http_connections_ended_total" Counter "Connections that we ended, by reason: handshake, header, idle, response, evicted, stopped.";
@@ -108,6 +109,9 @@ fn start_at_zero() {
     counter!(FILES_NOT_DELETED).absolute(0);
     for reason in ["expired", "leftover"] {
         counter!(FILES_DELETED, "reason" => reason).absolute(0);
+    }
+    for result in ["kept", "none", "of_no_use", "late", "not_stored"] {
+        counter!(THUMBNAILS, "result" => result).absolute(0);
     }
     gauge!(SCHEDULER_LEADER).set(0.0);
     for status in BatchStatus::ALL.iter().filter(|status| status.is_final()) {
@@ -297,4 +301,9 @@ pub fn files_deleted(reason: &'static str, count: u64) {
 
 pub fn files_not_deleted(count: u64) {
     counter!(FILES_NOT_DELETED).increment(count);
+}
+
+/// `result` is one of `kept`, `none`, `of_no_use`, `late`, `not_stored`.
+pub fn thumbnail(result: &'static str) {
+    counter!(THUMBNAILS, "result" => result).increment(1);
 }

@@ -3,7 +3,7 @@
 //!
 //! Always holds: the signature is checked before anything is read; a file whose time is over is not served, whether it is
 //! deleted yet or not; a video is streamed from the store, and only as fast as the client takes it; no connection to the
-//! database is held meanwhile. `HEAD` is answered from the row alone.
+//! database is held meanwhile. `HEAD` is answered from the row alone, as a `GET` with the same headers would be.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ use super::error::{ApiError, NOT_MODIFIED, PARTIAL_CONTENT};
 use super::videos::hex;
 use crate::batches::{self, VideoOutput};
 use crate::domain::VideoId;
-use crate::storage::{self, LinkError, Linked, ObjectKey, ReadError};
+use crate::storage::{self, LinkError, Linked, ObjectKey, ReadError, StoredImage};
 
 /// What a genuine link opens.
 struct Opened {
@@ -49,7 +49,7 @@ pub async fn file(request: &Request, Data(state): Data<&ApiState>) -> Result<Res
     let opened = Opened { video, output, key, max_age_secs: (expires - now.timestamp()).max(0) };
     match what {
         Linked::Video => send_video(request, state, opened).await,
-        Linked::Thumbnail => send_thumbnail(state, opened).await,
+        Linked::Thumbnail => send_thumbnail(request, state, opened).await,
     }
 }
 
@@ -100,14 +100,26 @@ async fn send_video(request: &Request, state: &ApiState, opened: Opened) -> Resu
     Ok(answer.body(Body::from_bytes_stream(stream)))
 }
 
-async fn send_thumbnail(state: &ApiState, opened: Opened) -> Result<Response, ApiError> {
-    let found = state.storage.get_image(&opened.key.its_thumbnail()).await;
-    let (kind, image) = found.map_err(|error| unreadable(error, opened.video))?.ok_or_else(no_file)?;
-    Ok(opened
-        .answer()
+/// Whole: a picture is short.
+async fn send_thumbnail(request: &Request, state: &ApiState, opened: Opened) -> Result<Response, ApiError> {
+    let StoredImage { kind, bytes, sha256 } = opened.output.thumbnail.ok_or_else(no_file)?;
+    let etag = format!("\"{}\"", hex(&sha256));
+    let answer = opened.answer().header(header::ETAG, &etag);
+    if text(request.headers(), header::IF_NONE_MATCH).is_some_and(|known| names(known, &etag)) {
+        return Ok(answer.status(NOT_MODIFIED).finish());
+    }
+    let answer = answer
         .content_type(kind.content_type())
         .header(header::CONTENT_DISPOSITION, opened.disposition(kind.extension()))
-        .body(image))
+        .header(header::CONTENT_LENGTH, bytes);
+    if request.method() == Method::HEAD {
+        return Ok(answer.finish());
+    }
+    let found = state.storage.get_image(&opened.key.its_thumbnail()).await;
+    match found.map_err(|error| unreadable(error, opened.video))? {
+        Some((found, image)) if found == kind && image.len() as u64 == bytes => Ok(answer.body(image)),
+        _ => Err(ApiError::internal(format_args!("the picture of {} is not in the store as it was", opened.video))),
+    }
 }
 
 /// The moment at which a genuine link expires.
@@ -153,7 +165,8 @@ fn names(known: &str, etag: &str) -> bool {
 
 /// The part that the request asks for; `None` for the whole file.
 fn wanted(headers: &HeaderMap, etag: &str, bytes: u64) -> Result<Option<Range<u64>>, ApiError> {
-    if text(headers, header::IF_RANGE).is_some_and(|expected| expected != etag) {
+    // compared strongly, as a part must not be joined to another file's; a date names no file of ours
+    if headers.get(header::IF_RANGE).is_some_and(|expected| expected.as_bytes() != etag.as_bytes()) {
         return Ok(None);
     }
     match text(headers, header::RANGE).and_then(|range| parse_range(range, bytes)) {

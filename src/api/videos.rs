@@ -133,6 +133,14 @@ struct Output {
     /// SHA-256 of the file, in lower-case hexadecimal; also its `ETag`.
     sha256: String,
     content_type: String,
+    /// A link to a small picture of the video, such as for a list. Works and ends as `url` does; absent for videos of which
+    /// there is none.
+    thumbnail_url: Option<String>,
+    thumbnail_bytes: Option<u64>,
+    /// SHA-256 of the picture, in lower-case hexadecimal; also its `ETag`.
+    thumbnail_sha256: Option<String>,
+    /// `image/webp`, `image/jpeg` or `image/png`.
+    thumbnail_content_type: Option<String>,
 }
 
 impl Video {
@@ -181,7 +189,9 @@ impl Output {
         now: DateTime<Utc>,
     ) -> Output {
         let kept_until = output.kept_until(retention);
-        let link = output.is_kept(retention, now).then(|| links.sign(video, now, kept_until));
+        let is_kept = output.is_kept(retention, now);
+        let link = is_kept.then(|| links.sign(video, now, kept_until));
+        let thumbnail = output.thumbnail.filter(|_| is_kept);
         Output {
             url: link.as_ref().map(|link| link.url.to_string()),
             expires_at: link.map(|link| link.expires_at),
@@ -190,6 +200,10 @@ impl Output {
             bytes: output.bytes,
             sha256: hex(&output.sha256),
             content_type: storage::CONTENT_TYPE.to_owned(),
+            thumbnail_url: thumbnail.map(|_| links.sign_thumbnail(video, now, kept_until).url.to_string()),
+            thumbnail_bytes: thumbnail.map(|picture| picture.bytes),
+            thumbnail_sha256: thumbnail.map(|picture| hex(&picture.sha256)),
+            thumbnail_content_type: thumbnail.map(|picture| picture.kind.content_type().to_owned()),
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::domain::{BatchId, BatchStatus, Credits, FailureClass, TenantId, VideoId, VideoState};
-use crate::storage::Retention;
+use crate::storage::{ImageKind, Retention, StoredImage};
 
 /// A batch at one moment.
 #[derive(Clone, Debug)]
@@ -168,6 +168,8 @@ pub struct VideoOutput {
     pub key: String,
     pub bytes: u64,
     pub sha256: [u8; 32],
+    /// The small picture of the video, if there is one: it lies beside the video and is kept as long.
+    pub thumbnail: Option<StoredImage>,
     pub stored_at: DateTime<Utc>,
     /// The tenant's own retention, if it has one.
     pub retention_days: Option<u32>,
@@ -192,6 +194,9 @@ struct OutputRow {
     key: Option<String>,
     bytes: Option<i64>,
     sha256: Option<Vec<u8>>,
+    thumbnail_kind: Option<String>,
+    thumbnail_bytes: Option<i32>,
+    thumbnail_sha256: Option<Vec<u8>>,
     finished_at: Option<DateTime<Utc>>,
     retention_days: Option<i32>,
     purging_at: Option<DateTime<Utc>>,
@@ -199,11 +204,21 @@ struct OutputRow {
 }
 
 impl OutputRow {
+    fn thumbnail(&self) -> Option<StoredImage> {
+        Some(StoredImage {
+            kind: ImageKind::from_extension(self.thumbnail_kind.as_deref()?)?,
+            bytes: self.thumbnail_bytes?.unsigned_abs().into(),
+            sha256: self.thumbnail_sha256.as_deref()?.try_into().ok()?,
+        })
+    }
+
     fn read(self) -> Option<VideoOutput> {
+        let thumbnail = self.thumbnail();
         Some(VideoOutput {
             key: self.key?,
             bytes: self.bytes?.unsigned_abs(),
             sha256: self.sha256?.try_into().ok()?,
+            thumbnail,
             stored_at: self.finished_at?,
             retention_days: self.retention_days.map(i32::unsigned_abs),
             purging: self.purging_at.is_some(),
@@ -227,7 +242,8 @@ pub async fn videos(
     let rows = sqlx::query!(
         r#"select id as "id: VideoId", position, custom_id, model, seconds, size, metadata, state as "state: VideoState",
                attempts_made, price_credits as "price: Credits", failure_class::text as failure_class, failure_message,
-               output_key, output_bytes, output_sha256, eligible_at, created_at, finished_at, purging_at, purged_at,
+               output_key, output_bytes, output_sha256, thumbnail_kind, thumbnail_bytes, thumbnail_sha256,
+               eligible_at, created_at, finished_at, purging_at, purged_at,
                (select retention_days from tenants where id = $1) as retention_days
            from videos
            where batch_id = $2 and tenant_id = $1 and position > $3 and ($4::video_state is null or state = $4)
@@ -258,6 +274,9 @@ pub async fn videos(
                 key: row.output_key,
                 bytes: row.output_bytes,
                 sha256: row.output_sha256,
+                thumbnail_kind: row.thumbnail_kind,
+                thumbnail_bytes: row.thumbnail_bytes,
+                thumbnail_sha256: row.thumbnail_sha256,
                 finished_at: row.finished_at,
                 retention_days: row.retention_days,
                 purging_at: row.purging_at,
@@ -283,8 +302,9 @@ fn failure(class: Option<&str>, message: Option<String>) -> Option<VideoFailure>
 pub async fn output_of(conn: &mut PgConnection, video: VideoId) -> Result<Option<VideoOutput>, sqlx::Error> {
     let row = sqlx::query_as!(
         OutputRow,
-        "select v.output_key as key, v.output_bytes as bytes, v.output_sha256 as sha256, v.finished_at,
-             t.retention_days, v.purging_at, v.purged_at
+        "select v.output_key as key, v.output_bytes as bytes, v.output_sha256 as sha256,
+             v.thumbnail_kind, v.thumbnail_bytes, v.thumbnail_sha256, v.finished_at, t.retention_days, v.purging_at,
+             v.purged_at
          from videos v join tenants t on t.id = v.tenant_id where v.id = $1",
         video as VideoId,
     )

@@ -5,8 +5,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt;
-use futures_util::stream;
 
 use crate::domain::{AttemptId, FailureClass};
 use crate::providers::{
@@ -49,6 +47,7 @@ impl Provider for InstantProvider {
         Capabilities {
             find: true,
             cancel: false,
+            thumbnail: false,
             billing: Billing {
                 when: BilledWhen::OnSuccess,
                 moderated: Billed::No,
@@ -88,6 +87,6 @@ impl Provider for InstantProvider {
     }
 
     async fn fetch(&self, _output: &Output) -> Result<ByteStream, FetchError> {
-        Ok(stream::iter([Ok(self.clip.clone())]).boxed())
+        Ok(ByteStream::whole(self.clip.clone()))
     }
 }

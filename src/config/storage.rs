@@ -35,6 +35,8 @@ pub struct StorageConfig {
     pub max_video_bytes: u64,
     /// What the parts of all uploads of a process may take together.
     pub upload_memory_bytes: usize,
+    /// Whether the small pictures that some providers make of their videos are fetched and kept too.
+    pub thumbnails: bool,
 }
 
 /// How a remote object store is reached.
@@ -62,12 +64,15 @@ pub(super) struct StorageDraft {
     retention_days: u32,
     max_video_bytes: u64,
     upload_memory_bytes: usize,
+    thumbnails: bool,
 }
 
 impl StorageDraft {
     pub(super) fn complete(self) -> Option<StorageConfig> {
-        let StorageDraft { url, access, link_ttl, retention_days, max_video_bytes, upload_memory_bytes } = self;
-        Some(StorageConfig { url: url?, access, link_ttl, retention_days, max_video_bytes, upload_memory_bytes })
+        let StorageDraft { url, access, link_ttl, retention_days, max_video_bytes, upload_memory_bytes, thumbnails } =
+            self;
+        let url = url?;
+        Some(StorageConfig { url, access, link_ttl, retention_days, max_video_bytes, upload_memory_bytes, thumbnails })
     }
 }
 
@@ -93,6 +98,7 @@ pub(super) fn read(reader: &mut Reader, variables: &BTreeMap<String, String>) ->
             64 << 20,
             LEAST_UPLOAD_MEMORY_BYTES..=LARGEST_VIDEO_BYTES,
         ),
+        thumbnails: section.flag("thumbnails", true),
     };
     section.finish();
     draft

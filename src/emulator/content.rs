@@ -15,12 +15,14 @@ use super::hostile;
 use super::jobs::Spoil;
 use super::office::Office;
 use super::outcomes::Download;
-use super::script::Detour;
+use super::script::{Detour, OddPicture};
 
 /// Clips kept; at some 140 kB each this is under 5 MB.
 const KEPT_CLIPS: usize = 32;
 const LONG_SIDE: u32 = 640;
 const SHORT_SIDE: u32 = 360;
+/// Longer than anybody waits for a picture.
+const SILENCE: Duration = Duration::from_secs(120);
 const NOT_A_VIDEO: &str = "<!doctype html><html><head><title>Sign in</title></head><body>Please sign in.</body></html>";
 
 /// The clips that were painted last.
@@ -101,10 +103,20 @@ pub(super) fn redirect(detour: Detour, id: &str, here: &str, office: &Office) ->
     Response::builder().status(StatusCode::FOUND).header(header::LOCATION, target).finish()
 }
 
-/// A picture of a finished video.
-pub(super) fn still(download: &Download) -> Response {
+/// A picture of a finished video, or what comes in its place.
+pub(super) async fn picture(download: &Download, office: &Office) -> poem::Result<Response> {
     let sides = sides_of(&download.order.size);
-    whole("image/webp", clip::still(&download.order.prompt, sides.0, sides.1).into())
+    let still = Bytes::from(clip::still(&download.order.prompt, sides.0, sides.1));
+    Ok(match download.odd_picture {
+        None | Some(OddPicture::Missing) => whole("image/webp", still),
+        Some(OddPicture::Page) => whole("image/webp", Bytes::from_static(NOT_A_VIDEO.as_bytes())),
+        Some(OddPicture::Film) => whole("video/mp4", clip_of(download, &office.clips).await?),
+        Some(OddPicture::Endless) => {
+            Response::builder().content_type("image/webp").body(hostile::endless(still, &office.journal))
+        }
+        Some(OddPicture::Silent) => late_body("image/webp", still, SILENCE),
+        Some(OddPicture::Cut) => whole("image/webp", still.slice(..still.len() / 2)),
+    })
 }
 
 /// The film of a finished video, unspoiled.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::book::{BookedJob, JobState, Totals};
-use super::script::{Detour, Fault, Hostile};
+use super::script::{Detour, Fault, Hostile, OddPicture};
 
 /// What `progress` shows on successive polls of a job whose progress jumps.
 const JUMPING_PROGRESS: [u8; 6] = [40, 70, 20, 85, 35, 60];
@@ -155,6 +155,14 @@ impl Job {
             Some(Fault::EndlessFile { claimed_bytes }) => Spoil::Endless { claimed_bytes },
             Some(Fault::TrickledFile { pause_ms }) => Spoil::Trickle { pause_ms },
             _ => Spoil::Nothing,
+        }
+    }
+
+    /// What comes in place of its picture.
+    pub(super) fn odd_picture(&self) -> Option<OddPicture> {
+        match self.terms.on_job {
+            Some(Fault::OddThumbnail { form }) => Some(form),
+            _ => None,
         }
     }
 

@@ -44,7 +44,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use book::{Book, BookedJob, CreateStamp, JobState, Totals};
 pub use journal::SeenRequest;
 pub use profile::{ModelCard, Profile};
-pub use script::{Detour, Fault, Hostile, Nth, Rule};
+pub use script::{Detour, Fault, Hostile, Nth, OddPicture, Rule};
 
 use content::Clips;
 use door::{Connections, Door};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::jobs::{Order, Sight, Spoil};
-use super::script::Fault;
+use super::script::{Fault, OddPicture};
 
 /// A create that broke the protocol's rules: the surface's own answer, and what the book has to know.
 pub(super) struct Invalid<A> {
@@ -68,6 +68,7 @@ pub(super) struct Download {
     pub(super) order: Order,
     pub(super) prompt_sha256: [u8; 32],
     pub(super) spoil: Spoil,
+    pub(super) odd_picture: Option<OddPicture>,
     pub(super) clip_seconds: u32,
     pub(super) one_clip_for_all: bool,
 }

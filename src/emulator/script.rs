@@ -86,6 +86,26 @@ pub enum Fault {
     TrickledFile { pause_ms: u64 },
     /// The provider sends whoever asks for the file somewhere else.
     RedirectedFile { to: Detour },
+    /// The film is as it should be, its thumbnail is not.
+    OddThumbnail { form: OddPicture },
+}
+
+/// What comes in place of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OddPicture {
+    /// 404.
+    Missing,
+    /// 200 `image/webp` whose bytes are an HTML page.
+    Page,
+    /// The film, as from a server that does not know of variants.
+    Film,
+    /// A picture that begins well and never ends.
+    Endless,
+    /// Headers, and then nothing.
+    Silent,
+    /// Half of a picture that says it is whole.
+    Cut,
 }
 
 /// JSON that nobody should trust.

@@ -13,7 +13,7 @@ use super::clock::Clock;
 use super::jobs::{Job, Order, Sight, Spoil, Terms, Unavailable};
 use super::outcomes::{Created, Download, Invalid, Listed, NoFile, NotDeleted, NotSeen, Page};
 use super::profile::{Draw, Lot, Profile, scramble};
-use super::script::{Detour, Fault, Rule, Script};
+use super::script::{Detour, Fault, OddPicture, Rule, Script};
 
 pub(super) struct Studio {
     seed: u64,
@@ -191,9 +191,13 @@ impl Studio {
             Unavailable::Expired => NoFile::Expired,
             Unavailable::Missing => NoFile::Missing,
         })?;
+        let odd_picture = job.odd_picture();
+        if !counts && odd_picture == Some(OddPicture::Missing) {
+            return Err(NoFile::Missing);
+        }
         let spoil = if counts { job.download() } else { Spoil::Nothing };
         let (order, prompt_sha256) = (job.order.clone(), job.terms.prompt_sha256);
-        Ok(Download { order, prompt_sha256, spoil, clip_seconds, one_clip_for_all })
+        Ok(Download { order, prompt_sha256, spoil, odd_picture, clip_seconds, one_clip_for_all })
     }
 
     /// Where whoever asks for the file of this job is sent instead, if it has one to send away for.

@@ -13,6 +13,7 @@
 //! it then has to pass. Its module doc says what it bills and who says so.
 
 mod adapter;
+mod byte_stream;
 pub mod catalogue;
 pub mod egress;
 mod fal;
@@ -31,10 +32,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::stream::BoxStream;
 
 use crate::config::{AttemptsConfig, Config, ProviderConfig, ProviderKind};
 use crate::domain::{AttemptId, FailureClass, Size};
+pub use byte_stream::ByteStream;
 pub use catalogue::{Catalogue, CatalogueError, Model};
 pub use egress::{Answer, Egress, EgressError, EgressPolicy, GuardedClient};
 pub use fal::Fal;
@@ -206,6 +207,8 @@ pub struct Capabilities {
     pub find: bool,
     /// [`Provider::cancel`] can stop a job.
     pub cancel: bool,
+    /// [`Provider::fetch_thumbnail`] may have a picture.
+    pub thumbnail: bool,
     pub billing: Billing,
 }
 
@@ -232,9 +235,6 @@ pub enum FetchError {
     #[error(transparent)]
     Read(#[from] ReadError),
 }
-
-/// The bytes of a file. An item that is an error is the last one: the file is incomplete.
-pub type ByteStream = BoxStream<'static, Result<Bytes, FetchError>>;
 
 /// One account at a video provider.
 ///
@@ -266,6 +266,12 @@ pub trait Provider: Send + Sync {
     async fn cancel(&self, handle: &Handle) -> CancelOutcome;
 
     async fn fetch(&self, output: &Output) -> Result<ByteStream, FetchError>;
+
+    /// The small picture that the provider made of the finished file, whatever it turns out to be; `None` when there is
+    /// none. Nobody pays for it, so it is asked for once and missed by nobody.
+    async fn fetch_thumbnail(&self, _output: &Output) -> Result<Option<ByteStream>, FetchError> {
+        Ok(None)
+    }
 }
 
 /// Why the accounts cannot be used. Names every problem.

@@ -1,8 +1,7 @@
 //! Small pictures of videos: JPEG, PNG or WebP, checked by their bytes, stored beside the video they belong to.
 //!
 //! Always holds: a stored picture is whole (its format's own end is there), no longer than [`MAX_IMAGE_BYTES`], and of the
-//! kind that its first bytes say, whatever the source called it; the kind is read from the bytes again when it is served,
-//! so it need not be remembered.
+//! kind that its bytes say, whatever the source called it; that is looked at again when it is served.
 //! Refuses: to decode, to convert, and formats in which a browser runs code (SVG).
 
 use std::pin::pin;
@@ -16,7 +15,9 @@ use super::{ObjectKey, ReadError, Storage};
 
 /// The longest picture that is taken: a still of 1920x1080 has a tenth of it.
 pub const MAX_IMAGE_BYTES: usize = 2 << 20;
+const JPEG_START: &[u8] = &[0xff, 0xd8, 0xff];
 const PNG_START: &[u8] = b"\x89PNG\r\n\x1a\n";
+const RIFF_START: &[u8] = b"RIFF";
 const PNG_END: &[u8] = b"IEND\xae\x42\x60\x82";
 
 /// The format of a picture.
@@ -41,6 +42,12 @@ impl ImageKind {
         }
     }
 
+    /// Whether a picture may begin so.
+    fn may_begin(start: &[u8]) -> bool {
+        let agrees = |magic: &[u8]| start.iter().zip(magic).all(|(byte, wanted)| byte == wanted);
+        [JPEG_START, PNG_START, RIFF_START].into_iter().any(agrees)
+    }
+
     pub const fn content_type(self) -> &'static str {
         match self {
             ImageKind::Jpeg => "image/jpeg",
@@ -57,9 +64,14 @@ impl ImageKind {
             ImageKind::Webp => "webp",
         }
     }
+
+    /// The kind whose file names end so.
+    pub fn from_extension(extension: &str) -> Option<ImageKind> {
+        [ImageKind::Jpeg, ImageKind::Png, ImageKind::Webp].into_iter().find(|kind| kind.extension() == extension)
+    }
 }
 
-/// A picture that is stored.
+/// A picture that is stored. Its length is at most [`MAX_IMAGE_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredImage {
     pub bytes: u64,
@@ -81,7 +93,8 @@ pub enum ImageError<E> {
 }
 
 impl Storage {
-    /// Stores what `stream` carries under `key`, if it is a whole picture. Holds it in memory, which its limit allows.
+    /// Stores what `stream` carries under `key`, if it is a whole picture. Holds it in memory, which its limit allows, and
+    /// stops reading at the first byte that no picture has there.
     /// Repeating it with the same key replaces the object in one step.
     ///
     /// # Errors
@@ -99,6 +112,9 @@ impl Storage {
                 return Err(ImageError::TooLarge);
             }
             image.extend_from_slice(&chunk);
+            if !ImageKind::may_begin(&image) {
+                return Err(ImageError::NotAnImage);
+            }
         }
         let kind = ImageKind::of(&image).ok_or(ImageError::NotAnImage)?;
         let mut sha256 = [0u8; 32];

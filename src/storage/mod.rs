@@ -3,7 +3,7 @@
 //! Always holds: an object is visible under its key only when it is a whole MP4 whose length and SHA-256 were computed
 //! on the way in; success is reported only when it would survive a power cut (a local file, its directory and every new
 //! directory above are fsynced; remote stores promise the same of themselves). What all uploads of a process hold in
-//! memory is bounded (`put`), and so is what a read holds. Every attempt has a key of its own, so that attempts never
+//! memory is bounded (`memory`), and so is what a read holds. Every attempt has a key of its own, so that attempts never
 //! overwrite each other's files; two puts under one key leave one whole file, that of the later.
 //! Refuses: to fetch videos (the source is a stream), to know the database, to give out a remote store's own links.
 //!
@@ -23,7 +23,6 @@ use object_store::{
     Attribute, Attributes, GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt as _,
 };
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
 use crate::config::StorageConfig;
@@ -31,6 +30,7 @@ use crate::domain::{AttemptId, BatchId, TenantId, VideoId};
 
 mod image;
 pub mod links;
+mod memory;
 pub mod mp4_check;
 mod place;
 mod probe;
@@ -47,6 +47,7 @@ pub use probe::ProbeError;
 pub use put::{PART_BYTES, StoreError, StoredVideo};
 pub use retention::Retention;
 
+use memory::UploadMemory;
 use place::Place;
 
 /// Every stored video is one of these.
@@ -141,10 +142,11 @@ pub struct Storage {
     /// What is told to the store of every object; a local directory can keep nothing.
     attributes: Attributes,
     part_bytes: usize,
-    /// In KiB: what the parts of all uploads may still take.
-    upload_memory: Arc<Semaphore>,
+    upload_memory: UploadMemory,
     max_video_bytes: u64,
     retention: Retention,
+    /// Whether pictures are kept beside videos.
+    thumbnails: bool,
     place: Arc<str>,
 }
 
@@ -160,7 +162,8 @@ impl Storage {
     ) -> anyhow::Result<Storage> {
         let place = Place::open(config, clients)?;
         let retention = Retention::new(config.retention_days);
-        Ok(Storage::at(place, config.max_video_bytes, config.upload_memory_bytes, retention))
+        let storage = Storage::at(place, config.max_video_bytes, config.upload_memory_bytes, retention);
+        Ok(Storage { thumbnails: config.thumbnails, ..storage })
     }
 
     /// A store that lives and dies with the process, for tests and benches. Takes videos up to 1 GiB.
@@ -173,18 +176,22 @@ impl Storage {
             true => Attributes::from_iter([(Attribute::ContentType, CONTENT_TYPE)]),
             false => Attributes::new(),
         };
-        // never less than one part, or nothing could be stored
-        let memory_kib = upload_memory_bytes.max(place.part_bytes) / 1024;
         Storage {
             store: place.store,
             hasty: place.hasty,
             attributes,
             part_bytes: place.part_bytes,
-            upload_memory: Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS))),
+            upload_memory: UploadMemory::new(upload_memory_bytes, place.part_bytes),
             max_video_bytes,
             retention,
+            thumbnails: true,
             place: place.name,
         }
+    }
+
+    /// Whether the small pictures that providers make of their videos are kept.
+    pub fn keeps_thumbnails(&self) -> bool {
+        self.thumbnails
     }
 
     /// How long files are kept.

@@ -3,10 +3,9 @@
 //! Always holds: until [`Upload::publish`] nothing is visible under the key, so that every failure before it needs no
 //! more than to drop the upload's parts; an upload that is given up, even by dropping the future, is aborted, and the
 //! abort is repeated for half an hour while the store is away.
-//! Memory: an upload holds one chunk of its source and one part, which is sent before the next is gathered. All uploads
-//! of a process together hold at most the configured `upload_memory_bytes`, and [`UNRESERVED_BYTES`] each: beyond these
-//! an upload reserves a whole part, or rests (and with it its source) until another upload is through. A source that
-//! drips stays below that for long, so it takes no reservation away.
+//! Memory: an upload holds one chunk of its source and what it has gathered of one part, which is sent before the next is
+//! gathered. How much that may be for all uploads of a process together is bounded (`memory`): an upload for which there is
+//! none rests, and with it its source.
 
 use std::mem;
 use std::pin::pin;
@@ -17,8 +16,7 @@ use futures_util::{Stream, StreamExt as _};
 use object_store::{MultipartUpload, ObjectStore as _, PutMultipartOptions, PutOptions, PutPayload, PutPayloadMut};
 use ring::digest::{Context, SHA256};
 
-use tokio::sync::OwnedSemaphorePermit;
-
+use super::memory::{BLOCK_BYTES, Held};
 use super::mp4_check::{Mp4Check, NotAVideo};
 use super::{CONTENT_TYPE, ObjectKey, Storage};
 
@@ -27,10 +25,6 @@ use super::{CONTENT_TYPE, ObjectKey, Storage};
 pub const PART_BYTES: usize = 5 << 20;
 /// The same for a local directory, where a part is only a write.
 pub(super) const LOCAL_PART_BYTES: usize = 1 << 20;
-/// A part is gathered in blocks of this length, so that a short video does not take a whole part's memory.
-const BLOCK_BYTES: usize = 64 << 10;
-/// What an upload may hold without a reservation: most clips of some seconds in small formats need none.
-const UNRESERVED_BYTES: usize = 256 << 10;
 /// How long the end of a failed upload waits for its parts to be dropped; then that goes on in the background.
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
 /// The pauses before an abort is tried, and tried again.
@@ -85,7 +79,7 @@ impl Storage {
         stream: impl Stream<Item = Result<Bytes, E>> + Send,
         expected_len: Option<u64>,
     ) -> Result<StoredVideo, StoreError<E>> {
-        let mut upload = Upload { storage: self, key, buffer: new_buffer(), reserved: None, multipart: None };
+        let mut upload = Upload { storage: self, key, buffer: new_buffer(), held: Held::default(), multipart: None };
         let outcome = match self.receive(&mut upload, stream, expected_len).await {
             Ok(received) => {
                 let published = upload.publish().await;
@@ -140,8 +134,8 @@ struct Upload<'a> {
     storage: &'a Storage,
     key: &'a ObjectKey,
     buffer: PutPayloadMut,
-    /// The right to hold a whole part; kept until the upload is over, so that nobody waits who holds something.
-    reserved: Option<OwnedSemaphorePermit>,
+    /// The memory of the part that is being gathered or sent.
+    held: Held,
     /// Begun when there is more than one part.
     multipart: Option<Box<dyn MultipartUpload>>,
 }
@@ -153,22 +147,15 @@ impl Upload<'_> {
             if self.buffer.content_length() == part_bytes {
                 let part = self.take_buffer();
                 self.send_part(part).await?;
+                self.held = Held::default();
             }
             let (fitting, rest) = bytes.split_at(bytes.len().min(part_bytes - self.buffer.content_length()));
-            if self.reserved.is_none() && self.buffer.content_length() + fitting.len() > UNRESERVED_BYTES {
-                self.reserve().await;
-            }
+            self.storage.upload_memory.cover(&mut self.held, self.buffer.content_length() + fitting.len()).await;
             // Copied, as a small chunk may keep a large buffer of the source alive.
             self.buffer.extend_from_slice(fitting);
             bytes = rest;
         }
         Ok(())
-    }
-
-    async fn reserve(&mut self) {
-        let part_kib = u32::try_from(self.storage.part_bytes / 1024).unwrap_or(u32::MAX);
-        // never closed
-        self.reserved = self.storage.upload_memory.clone().acquire_many_owned(part_kib).await.ok();
     }
 
     async fn send_part(&mut self, part: PutPayload) -> object_store::Result<()> {
@@ -200,6 +187,9 @@ impl Upload<'_> {
 
     /// Gives up what has not been published.
     async fn discard(mut self) {
+        // others need not wait for the end of this
+        self.buffer = new_buffer();
+        self.held = Held::default();
         if let Some(multipart) = self.multipart.take() {
             let dropped = tokio::spawn(drop_parts(self.key.clone(), multipart));
             // The video's own outcome stands; what is left behind is unreachable and costs only space.

@@ -92,7 +92,7 @@ fn every_transition(video: &ClaimedVideo) -> Vec<Transition> {
         video,
         AttemptState::Succeeded,
         None,
-        Verdict::Succeed(Output { key: "another".to_owned(), bytes: 1, sha256: [0; 32] }),
+        Verdict::Succeed(Output { key: "another".to_owned(), bytes: 1, sha256: [0; 32], thumbnail: None }),
     );
     if let Transition::Close(close) = &mut stored {
         close.attempt.handle = Some("another".to_owned());

@@ -140,6 +140,11 @@ pub(in crate::cli) struct Output {
     pub(in crate::cli) bytes: u64,
     /// Lower-case hexadecimal.
     pub(in crate::cli) sha256: String,
+    /// Of the small picture, like `url`. Absent for videos without one.
+    pub(in crate::cli) thumbnail_url: Option<String>,
+    pub(in crate::cli) thumbnail_bytes: Option<u64>,
+    pub(in crate::cli) thumbnail_sha256: Option<String>,
+    pub(in crate::cli) thumbnail_content_type: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

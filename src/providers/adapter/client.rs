@@ -9,7 +9,7 @@ use reqwest::RequestBuilder;
 use serde_json::Value;
 use url::Url;
 
-use super::super::egress::{self, ClientTimeouts, Egress, EgressPolicy, GuardedClient};
+use super::super::egress::{self, ClientTimeouts, Egress, EgressPolicy, GuardedClient, Line};
 use super::super::{GenerationRequest, Handle, ReadError, SubmitOutcome};
 use super::credential::{Credential, TokenError};
 use super::reads;
@@ -47,6 +47,7 @@ pub(in crate::providers) struct ApiClient {
     /// For files that the provider keeps on another host.
     pub(super) elsewhere: GuardedClient,
     pub(super) download_timeout: Duration,
+    pub(super) line: Line,
     vocabulary: &'static Vocabulary,
 }
 
@@ -73,6 +74,7 @@ impl ApiClient {
             reads: egress.provider_client(timeouts(READ_TIMEOUT))?,
             elsewhere,
             download_timeout: attempts.download_timeout,
+            line: egress.line(),
             vocabulary,
         })
     }
@@ -86,6 +88,7 @@ impl ApiClient {
             reads: self.reads.clone(),
             elsewhere: self.elsewhere.clone(),
             download_timeout: self.download_timeout,
+            line: self.line.clone(),
             vocabulary: self.vocabulary,
         }
     }

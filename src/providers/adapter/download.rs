@@ -2,12 +2,13 @@
 //!
 //! Always holds: the credential goes to the origin of the base URL alone; every other host is reached by the guarded
 //! client, whose address check is repeated at each redirect; a redirect never leads from https to http. The body is a
-//! stream that nobody collects, and ends with an error when it is incomplete or takes too long.
+//! stream that nobody collects, and ends with an error when it is incomplete, too slow or takes too long. Its bytes are the
+//! file's own: an answer in any content coding is refused, so that the length that it announces is the file's.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt, TryStreamExt, stream};
-use reqwest::header::LOCATION;
+use futures_util::{TryStreamExt, stream};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, LOCATION};
 use url::Url;
 
 use super::super::egress::EgressError;
@@ -39,11 +40,28 @@ impl ApiClient {
     /// [`FetchError::Gone`] when it was there and is no longer; a refused address is not tried again.
     pub(in crate::providers) async fn fetch(&self, url: &Url, policy: FilePolicy) -> Result<ByteStream, FetchError> {
         match reads::retry(READ_BOUND, || self.open_once(url, policy)).await? {
-            Opened::File(response) => {
-                Ok(response.bytes_stream().map_err(|error| FetchError::Read(unavailable(&error))).boxed())
-            }
+            Opened::File(response) => Ok(self.stream(response)),
             Opened::Gone => Err(gone()),
         }
+    }
+
+    /// A picture that the server may or may not have: asked for once. `None` when it has none, or does not know of such.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub(in crate::providers) async fn fetch_picture(&self, url: &Url) -> Result<Option<ByteStream>, FetchError> {
+        let (response, _) = self.open(url).await?;
+        match response.status().as_u16() {
+            200 => Ok(Some(self.stream(plain(response)?))),
+            400 | 404 | 405 | 410 | 422 | 501 => Ok(None),
+            _ => Err(FetchError::Read(self.refused(&Reply::read(response, JsonBounds::JOB).await))),
+        }
+    }
+
+    fn stream(&self, response: reqwest::Response) -> ByteStream {
+        let length = response.content_length();
+        let bytes = response.bytes_stream().map_err(|error| FetchError::Read(unavailable(&error)));
+        ByteStream::new(self.line.paced(bytes), length)
     }
 
     async fn open_once(&self, url: &Url, policy: FilePolicy) -> Result<Opened, ReadError> {
@@ -51,7 +69,7 @@ impl ApiClient {
         let status = response.status().as_u16();
         let expired = policy.expires_at.is_some_and(|at| at <= Utc::now());
         match status {
-            200 => Ok(Opened::File(response)),
+            200 => Ok(Opened::File(plain(response)?)),
             410 => Ok(Opened::Gone),
             404 if expired => Ok(Opened::Gone),
             _ if at_home && policy.gone.contains(&status) => Ok(Opened::Gone),
@@ -71,6 +89,7 @@ impl ApiClient {
             let at_home = url.origin() == self.base_url.origin();
             let response = if at_home {
                 let request = self.ask(&Ask::Get(url.clone())).await?.timeout(self.download_timeout);
+                let request = request.header(ACCEPT_ENCODING, "identity");
                 request.send().await.map_err(|error| unavailable(&error))?
             } else {
                 self.elsewhere.get(&url).await.map_err(|error| not_fetched(&error))?
@@ -82,9 +101,9 @@ impl ApiClient {
             let next = target.and_then(|target| url.join(target).ok());
             url = next
                 .filter(|next| next.scheme() == "https" || url.scheme() == "http")
-                .ok_or_else(|| unsafe_place("a redirect that leads to no safe place"))?;
+                .ok_or_else(|| refused_for_good("a redirect that leads to no safe place"))?;
         }
-        Err(unsafe_place("too many redirects"))
+        Err(refused_for_good("too many redirects"))
     }
 
     /// The long text number `nth` of an answer, decoded from base64 while it arrives.
@@ -111,7 +130,8 @@ impl ApiClient {
             decoder: Some(InlineBytes::default()),
             begun: false,
         };
-        Ok(stream::try_unfold(reading, InlineReading::next).boxed())
+        // the announced length is that of the answer around it
+        Ok(ByteStream::new(self.line.paced(stream::try_unfold(reading, InlineReading::next)), None))
     }
 }
 
@@ -151,6 +171,15 @@ impl InlineReading {
     }
 }
 
+/// The answer, if its bytes are the file's own. Some servers pack what nobody asked them to pack.
+fn plain(response: reqwest::Response) -> Result<reqwest::Response, ReadError> {
+    let codings = response.headers().get_all(CONTENT_ENCODING);
+    match codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        true => Ok(response),
+        false => Err(refused_for_good("a file in a content coding that was not asked for")),
+    }
+}
+
 fn gone() -> FetchError {
     FetchError::Gone { message: "the provider has removed it".to_owned() }
 }
@@ -160,14 +189,14 @@ fn broken(cause: String) -> FetchError {
 }
 
 /// Asking again would lead to the same place.
-fn unsafe_place(what: &str) -> ReadError {
+fn refused_for_good(what: &str) -> ReadError {
     ReadError::Refused { class: FailureClass::ProviderFault, message: what.to_owned() }
 }
 
 fn not_fetched(error: &EgressError) -> ReadError {
     match error {
         EgressError::RefusedUrl(_) | EgressError::RefusedAddress => {
-            unsafe_place("the finished file is said to be at an address that may not be called")
+            refused_for_good("the finished file is said to be at an address that may not be called")
         }
         _ => ReadError::Unavailable { cause: format!("the file is kept on another host: {error}") },
     }

@@ -3,19 +3,20 @@
 //! Two ways out. *Provider clients* go where the operator configured them to go, loopback included. *Guarded clients* go
 //! where a customer or a provider's answer points: only http(s) without userinfo, every address a name resolves to is
 //! checked and the connection goes to that very address (a second look-up cannot be smuggled in), no redirect is
-//! followed, an answer is read up to a cap.
+//! followed, an answer is read up to a cap. A file that comes too slowly is ended (`pace`).
 //! Always holds for both: no proxy and no other setting comes from the environment, nothing is retried.
 //! Refuses, even where private targets are allowed: link-local and cloud metadata addresses, multicast, reserved nets.
 
 mod addresses;
 mod answers;
+mod pace;
 
 use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use crate::domain::FieldError;
@@ -25,6 +26,7 @@ pub use addresses::{EgressPolicy, MAX_URL_BYTES};
 pub use answers::Answer;
 use answers::{KEPT_HEADERS, read_prefix, sources};
 pub(super) use answers::{LONGEST_RETRY_AFTER, retry_after, root_cause};
+pub(super) use pace::Line;
 
 const USER_AGENT: &str = concat!("freezeframe/", env!("CARGO_PKG_VERSION"));
 
@@ -68,9 +70,9 @@ pub struct ClientTimeouts {
     pub keep_idle: Duration,
 }
 
-/// The right to open outbound connections.
+/// The right to open outbound connections, and the line on which everything comes that they bring.
 #[derive(Clone, Debug)]
-pub struct Egress(());
+pub struct Egress(Line);
 
 impl Default for Egress {
     fn default() -> Egress {
@@ -81,7 +83,11 @@ impl Default for Egress {
 impl Egress {
     pub fn new() -> Egress {
         install_crypto();
-        Egress(())
+        Egress(Line::default())
+    }
+
+    pub(super) fn line(&self) -> Line {
+        self.0.clone()
     }
 
     /// A client for a base URL that the operator configured.
@@ -164,13 +170,14 @@ impl GuardedClient {
         Ok(Answer { status: response.status().as_u16(), headers, body_prefix, truncated, retry_after })
     }
 
-    /// Starts a download; the body is the caller's to read.
+    /// Starts a download of the bytes as they are; the body is the caller's to read.
     ///
     /// # Errors
     /// [`EgressError`] when there was no answer.
     pub(super) async fn get(&self, url: &Url) -> Result<reqwest::Response, EgressError> {
         self.policy.check(url).map_err(EgressError::RefusedUrl)?;
-        self.http.get(url.clone()).send().await.map_err(|error| self.explain(&error))
+        let request = self.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        request.send().await.map_err(|error| self.explain(&error))
     }
 
     fn explain(&self, error: &reqwest::Error) -> EgressError {

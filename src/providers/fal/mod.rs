@@ -141,7 +141,7 @@ impl Provider for Fal {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: false, cancel: true, billing: BILLING }
+        Capabilities { find: false, cancel: true, thumbnail: false, billing: BILLING }
     }
 
     fn poll_interval(&self) -> Duration {

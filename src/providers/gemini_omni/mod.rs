@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt, stream};
 use reqwest::Method;
 use serde_json::Value;
 use url::Url;
@@ -198,7 +197,7 @@ impl Provider for GeminiOmni {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: false, cancel: true, billing: BILLING }
+        Capabilities { find: false, cancel: true, thumbnail: false, billing: BILLING }
     }
 
     fn poll_interval(&self) -> Duration {
@@ -249,7 +248,7 @@ impl Provider for GeminiOmni {
             Place::Inline(nth) => self.api.fetch_inline(&Ask::Get(self.interaction(&output.handle)), *nth).await,
             Place::Bytes(bytes) => {
                 let bytes = bytes.clone();
-                Ok(stream::once(async move { Ok(bytes) }).boxed())
+                Ok(ByteStream::whole(bytes))
             }
             Place::Handle | Place::Object(_) => Err(no_place().into()),
         }

@@ -1,8 +1,9 @@
 //! The `/v1/videos` shape: first OpenAI's, now spoken by gateways and self-hosted servers.
 //!
 //! Submission is a form (what every server of this shape has to take, because the common client libraries send nothing
-//! else), polls and lists are JSON, the file comes from `/videos/{id}/content`. There is no cancel and no client token: a
-//! lost answer is looked up in the list.
+//! else), polls and lists are JSON, the file comes from `/videos/{id}/content`, and a still of it from the same place with
+//! `variant=thumbnail`, which not every server of this shape knows. There is no cancel and no client token: a lost answer is
+//! looked up in the list.
 //! Always holds: one submission is one request; the key goes to the configured host alone.
 //! Refuses: to wait. Polling again is the caller's, with [`Provider::poll_interval`].
 //!
@@ -130,7 +131,7 @@ impl Provider for OpenaiVideos {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: self.can_list, cancel: false, billing: BILLING }
+        Capabilities { find: self.can_list, cancel: false, thumbnail: true, billing: BILLING }
     }
 
     fn poll_interval(&self) -> Duration {
@@ -173,6 +174,12 @@ impl Provider for OpenaiVideos {
     async fn fetch(&self, output: &Output) -> Result<ByteStream, FetchError> {
         let url = self.api.url(["videos", &output.handle.0, "content"]);
         self.api.fetch(&url, FilePolicy { gone: &[], expires_at: output.expires_at }).await
+    }
+
+    async fn fetch_thumbnail(&self, output: &Output) -> Result<Option<ByteStream>, FetchError> {
+        let mut url = self.api.url(["videos", &output.handle.0, "content"]);
+        url.query_pairs_mut().append_pair("variant", "thumbnail");
+        self.api.fetch_picture(&url).await
     }
 }
 

@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt, stream};
 use url::Url;
 
 use super::adapter::{ApiClient, Ask, Credential, FilePolicy, JsonBounds};
@@ -170,7 +169,7 @@ impl Provider for Veo {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: self.bucket().is_some(), cancel: false, billing: self.billing() }
+        Capabilities { find: self.bucket().is_some(), cancel: false, thumbnail: false, billing: self.billing() }
     }
 
     fn poll_interval(&self) -> Duration {
@@ -223,7 +222,7 @@ impl Provider for Veo {
             },
             (Place::Object(uri), Some(bucket)) => bucket.fetch(uri).await,
             (Place::Object(_), None) => Err(no_file("an object in a bucket that is not configured")),
-            (Place::Bytes(bytes), _) => Ok(stream::iter([Ok(bytes.clone())]).boxed()),
+            (Place::Bytes(bytes), _) => Ok(ByteStream::whole(bytes.clone())),
             (Place::Inline(nth), _) => match self.ask_for(&output.handle) {
                 Some(ask) => self.api.fetch_inline(&ask, *nth).await,
                 None => Err(no_file("an operation that is none")),

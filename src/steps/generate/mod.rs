@@ -8,6 +8,7 @@ mod account;
 mod act;
 mod look_up;
 mod store;
+mod thumbnail;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -25,15 +25,17 @@ impl Attempt<'_> {
             let stream = provider.fetch(&output).await.map_err(|error| fetch_failure(&error))?;
             let key =
                 ObjectKey::video(self.video.tenant, self.video.batch, self.video.lease.video, self.video.attempt.id);
-            let stored =
-                self.studio.storage.put_video(&key, stream, None).await.map_err(|error| store_failure(&error))?;
-            Ok((key, stored))
+            let announced = stream.length();
+            let stored = self.studio.storage.put_video(&key, stream, announced).await;
+            Ok((key, stored.map_err(|error| store_failure(&error))?))
         });
         let copied = copied.await;
         self.asked = Some(VideoStep::Store);
         match copied {
             Ok(Ok((key, stored))) => {
-                self.stored = Some(Output { key: key.to_string(), bytes: stored.bytes, sha256: stored.sha256 });
+                let thumbnail = self.thumbnail(&*provider, &output, &key).await;
+                let (bytes, sha256) = (stored.bytes, stored.sha256);
+                self.stored = Some(Output { key: key.to_string(), bytes, sha256, thumbnail });
                 Ok(VideoEnd::Stored)
             }
             Ok(Err((class, message))) => {

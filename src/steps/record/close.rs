@@ -11,6 +11,7 @@ use crate::domain::{AttemptState, BatchId, Credits, FailureClass, VideoId, Video
 use crate::engine::queue::{self, RunAt, Ticket};
 use crate::engine::recorder::JournalError;
 use crate::ledger::{self, LedgerError, Settlement};
+use crate::storage::StoredImage;
 
 /// What an attempt came to.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Output {
     pub key: String,
     pub bytes: u64,
     pub sha256: [u8; 32],
+    /// The picture beside it, if there is one.
+    pub thumbnail: Option<StoredImage>,
 }
 
 /// What becomes of the video.
@@ -129,6 +132,7 @@ async fn end_attempts(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Re
         _ => None,
     };
     let outputs: Vec<Option<Output>> = each().map(output).collect();
+    let pictures = || outputs.iter().map(|o| o.as_ref().and_then(|o| o.thumbnail));
     let later = |close: &Close| match close.verdict {
         Verdict::RetryLater { delay_ms, spends_attempt } => {
             (i64::try_from(delay_ms).unwrap_or(i64::MAX), spends_attempt)
@@ -152,6 +156,9 @@ async fn end_attempts(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Re
         &each().map(|c| later(c).0).collect::<Vec<_>>(),
         &each().map(|c| later(c).1).collect::<Vec<_>>(),
         &each().map(|c| c.attempt.failure.is_some_and(retry::accounts_fault)).collect::<Vec<_>>(),
+        &pictures().map(|p| p.map(|p| p.kind.extension().to_owned())).collect::<Vec<_>>() as &[Option<String>],
+        &pictures().map(|p| p.and_then(|p| i32::try_from(p.bytes).ok())).collect::<Vec<_>>() as &[Option<i32>],
+        &pictures().map(|p| p.map(|p| p.sha256.to_vec())).collect::<Vec<_>>() as &[Option<Vec<u8>>],
     )
     .fetch_all(conn)
     .await

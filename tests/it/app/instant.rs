@@ -11,7 +11,6 @@ use freezeframe::providers::{
     Billed, BilledWhen, Billing, ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest,
     Handle, Output, Place, PollOutcome, Provider, ReadError, SubmitOutcome,
 };
-use futures_util::{StreamExt, stream};
 
 struct Instant {
     account: String,
@@ -39,6 +38,7 @@ impl Provider for Instant {
         Capabilities {
             find: true,
             cancel: false,
+            thumbnail: false,
             billing: Billing {
                 when: BilledWhen::OnSuccess,
                 moderated: Billed::No,
@@ -74,6 +74,6 @@ impl Provider for Instant {
     }
 
     async fn fetch(&self, _output: &Output) -> Result<ByteStream, FetchError> {
-        Ok(stream::iter([Ok(self.clip.clone())]).boxed())
+        Ok(ByteStream::whole(self.clip.clone()))
     }
 }

@@ -16,7 +16,7 @@ use freezeframe::providers::{
     ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest, Handle, Output, Place,
     PollOutcome, Provider, ReadError, SubmitOutcome,
 };
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::openai_videos::OpenaiVideosSurface;
@@ -174,7 +174,8 @@ impl Provider for Planted {
             Bug::ReadsWithoutBound => {
                 let stream = self.get(&format!("/videos/{}", handle.0)).await.bytes_stream();
                 let cause = |error: reqwest::Error| ReadError::Unavailable { cause: error.to_string() };
-                let read = collected(stream.map_err(move |error| FetchError::Read(cause(error))).boxed()).await;
+                let read =
+                    collected(ByteStream::new(stream.map_err(move |error| FetchError::Read(cause(error))), None)).await;
                 let body = read.map_err(|_| ReadError::Unavailable { cause: "broken off".to_owned() })?.concat();
                 if serde_json::from_slice::<Value>(&body).is_err() {
                     return Err(ReadError::Unavailable { cause: "no JSON".to_owned() });
@@ -216,17 +217,22 @@ impl Provider for Planted {
         match self.bug {
             Bug::CollectsFile => {
                 let pieces = collected(self.good.fetch(output).await?).await?;
-                Ok(stream::iter(pieces.into_iter().map(Ok)).boxed())
+                Ok(ByteStream::new(stream::iter(pieces.into_iter().map(Ok)), None))
             }
             Bug::KeyOnRedirect => {
                 let redirected = self.get(&format!("/videos/{}/content", output.handle.0)).await;
                 let target = redirected.headers()["location"].to_str().unwrap().to_owned();
                 let file = self.http.get(target).bearer_auth(KEY).send().await.unwrap();
                 let cause = |error: reqwest::Error| ReadError::Unavailable { cause: error.to_string() };
-                Ok(file.bytes_stream().map_err(move |error| FetchError::Read(cause(error))).boxed())
+                let film = file.bytes_stream().map_err(move |error| FetchError::Read(cause(error)));
+                Ok(ByteStream::new(film, None))
             }
             _ => self.good.fetch(output).await,
         }
+    }
+
+    async fn fetch_thumbnail(&self, output: &Output) -> Result<Option<ByteStream>, FetchError> {
+        self.good.fetch_thumbnail(output).await
     }
 }
 

@@ -118,7 +118,8 @@ impl<'s> Stage<'s> {
 
     pub async fn put(&self, stream: ByteStream) -> Result<StoredVideo, StoreError<FetchError>> {
         let ids = (TenantId::generate(), BatchId::generate(), VideoId::generate(), AttemptId::generate());
-        self.storage.put_video(&ObjectKey::video(ids.0, ids.1, ids.2, ids.3), stream, None).await
+        let length = stream.length();
+        self.storage.put_video(&ObjectKey::video(ids.0, ids.1, ids.2, ids.3), stream, length).await
     }
 
     /// The file has to arrive whole, byte by byte what the emulator has painted.

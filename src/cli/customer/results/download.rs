@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use ring::digest;
@@ -40,11 +41,57 @@ pub(super) struct Sheet {
 pub(super) struct Fetched {
     /// By the video's place.
     pub(super) files: HashMap<usize, PathBuf>,
+    pub(super) thumbnails: HashMap<usize, PathBuf>,
     pub(super) new: usize,
     pub(super) new_bytes: u64,
     /// Were there already.
     pub(super) present: usize,
-    pub(super) faults: BTreeMap<usize, String>,
+    pub(super) faults: BTreeMap<(usize, What), String>,
+}
+
+/// What is fetched of a video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum What {
+    Film,
+    Thumbnail,
+}
+
+/// How it is fetched.
+pub(super) struct Wishes<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) thumbnails: bool,
+    pub(super) overwrite: bool,
+    /// Files at once.
+    pub(super) parallel: u8,
+}
+
+/// What the service says of a file.
+struct Promise<'a> {
+    /// The video's place, and which of its files.
+    of: (usize, What),
+    bytes: u64,
+    /// Lower-case hexadecimal.
+    sha256: &'a str,
+    purged_at: Option<DateTime<Utc>>,
+}
+
+impl<'a> Promise<'a> {
+    fn of_film(index: usize, output: &'a Output) -> Promise<'a> {
+        let Output { bytes, sha256, purged_at, .. } = output;
+        Promise { of: (index, What::Film), bytes: *bytes, sha256, purged_at: *purged_at }
+    }
+
+    /// With the ending of its file's name; `None` when there is none to fetch.
+    fn of_thumbnail(index: usize, output: &'a Output) -> Option<(Promise<'a>, &'static str)> {
+        let ending = match output.thumbnail_content_type.as_deref()? {
+            "image/webp" => "webp",
+            "image/jpeg" => "jpg",
+            "image/png" => "png",
+            _ => return None,
+        };
+        let (bytes, sha256) = (output.thumbnail_bytes?, output.thumbnail_sha256.as_deref()?);
+        Some((Promise { of: (index, What::Thumbnail), bytes, sha256, purged_at: None }, ending))
+    }
 }
 
 enum Done {
@@ -52,16 +99,12 @@ enum Done {
     Present,
 }
 
-/// Fetches every finished video into a directory, which is made if it is missing.
+/// Fetches every finished video into a directory, which is made if it is missing, and its picture if that is wanted.
 ///
 /// # Errors
 /// When the directory cannot be made, or on Ctrl-C. What is wrong with single files stands in the result.
-pub(super) async fn fetch(
-    api: &Api,
-    id: &str,
-    sheets: &[Sheet],
-    (directory, overwrite, parallel): (&Path, bool, u8),
-) -> Result<Fetched> {
+pub(super) async fn fetch(api: &Api, id: &str, sheets: &[Sheet], wishes: &Wishes<'_>) -> Result<Fetched> {
+    let (directory, overwrite) = (wishes.directory, wishes.overwrite);
     let shown = plain(&directory.display().to_string());
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make the directory {shown}"))?;
     let mut signals = Signals::listen()?;
@@ -72,40 +115,54 @@ pub(super) async fn fetch(
     for (sheet, links) in sheets.iter().zip(&links) {
         for video in sheet.videos.iter().map(|video| &video.value) {
             if let (Some(output), Some(name)) = (&video.output, names.get(&video.index)) {
-                let place = Place { path: directory.join(name), overwrite };
-                wanted.push((video.index, output, links, place));
+                let path = directory.join(name);
+                if let Some((promise, ending)) =
+                    Promise::of_thumbnail(video.index, output).filter(|_| wishes.thumbnails)
+                {
+                    wanted.push((promise, links, Place { path: path.with_extension(ending), overwrite }));
+                }
+                wanted.push((Promise::of_film(video.index, output), links, Place { path, overwrite }));
             }
         }
     }
     let bar = FilesBar::start(wanted.len());
     let mut fetched = Fetched::default();
     let mut work = stream::iter(wanted)
-        .map(|(index, output, links, place)| async move {
-            let done = place.fill(api, (index, output), links).await;
-            (index, place.path, done)
+        .map(|(promise, links, place)| async move {
+            let done = place.fill(api, &promise, links).await;
+            (promise.of, place.path, done)
         })
-        .buffer_unordered(usize::from(parallel));
+        .buffer_unordered(usize::from(wishes.parallel));
     loop {
         let next = tokio::select! {
             next = work.next() => next,
             () = signals.next() => bail!("stopped; run the same command again to fetch the rest"),
         };
-        let Some((index, path, done)) = next else { return Ok(fetched) };
+        let Some((of, path, done)) = next else { return Ok(fetched) };
         match done {
             Ok(Done::New(bytes)) => {
                 fetched.new += 1;
                 fetched.new_bytes += bytes;
-                fetched.files.insert(index, path);
+                fetched.note(of, path);
             }
             Ok(Done::Present) => {
                 fetched.present += 1;
-                fetched.files.insert(index, path);
+                fetched.note(of, path);
             }
             Err(error) => {
-                fetched.faults.insert(index, crate::cli::explain(&error));
+                fetched.faults.insert(of, crate::cli::explain(&error));
             }
         }
         bar.note(fetched.new + fetched.present + fetched.faults.len(), fetched.new_bytes);
+    }
+}
+
+impl Fetched {
+    fn note(&mut self, (index, what): (usize, What), path: PathBuf) {
+        match what {
+            What::Film => self.files.insert(index, path),
+            What::Thumbnail => self.thumbnails.insert(index, path),
+        };
     }
 }
 
@@ -114,35 +171,36 @@ struct Links<'a> {
     api: &'a Api,
     id: &'a str,
     cursor: Option<String>,
-    /// By the video's place.
-    current: Mutex<HashMap<usize, String>>,
+    current: Mutex<HashMap<(usize, What), String>>,
 }
 
 impl<'a> Links<'a> {
     fn new(api: &'a Api, id: &'a str, sheet: &Sheet) -> Links<'a> {
-        let links = sheet.videos.iter().filter_map(|video| link_of(&video.value)).collect();
+        let links = sheet.videos.iter().flat_map(|video| links_of(&video.value)).collect();
         Links { api, id, cursor: sheet.cursor.clone(), current: Mutex::new(links) }
     }
 
-    async fn current(&self, index: usize) -> Option<String> {
-        self.current.lock().await.get(&index).cloned()
+    async fn current(&self, of: (usize, What)) -> Option<String> {
+        self.current.lock().await.get(&of).cloned()
     }
 
     /// A link in place of `expired`.
-    async fn renew(&self, index: usize, expired: &str) -> Result<String> {
+    async fn renew(&self, of: (usize, What), expired: &str) -> Result<String> {
         let mut current = self.current.lock().await;
-        if let Some(link) = current.get(&index).filter(|link| *link != expired) {
+        if let Some(link) = current.get(&of).filter(|link| *link != expired) {
             return Ok(link.clone());
         }
         let page = self.api.videos_page(self.id, None, self.cursor.clone()).await?;
-        current.extend(page.data.iter().filter_map(|video| link_of(&video.value)));
-        let link = current.get(&index).filter(|link| *link != expired).cloned();
+        current.extend(page.data.iter().flat_map(|video| links_of(&video.value)));
+        let link = current.get(&of).filter(|link| *link != expired).cloned();
         link.context("its link expired and the service gives no other: the file may be past its retention")
     }
 }
 
-fn link_of(video: &Video) -> Option<(usize, String)> {
-    Some((video.index, video.output.as_ref()?.url.clone()?))
+fn links_of(video: &Video) -> impl Iterator<Item = ((usize, What), String)> {
+    let links =
+        video.output.iter().flat_map(|output| [(What::Film, &output.url), (What::Thumbnail, &output.thumbnail_url)]);
+    links.filter_map(|(what, link)| Some(((video.index, what), link.clone()?)))
 }
 
 /// Where a file is to be.
@@ -152,8 +210,8 @@ struct Place {
 }
 
 impl Place {
-    async fn fill(&self, api: &Api, (index, output): (usize, &Output), links: &Links<'_>) -> Result<Done> {
-        match self.look(output).await? {
+    async fn fill(&self, api: &Api, promise: &Promise<'_>, links: &Links<'_>) -> Result<Done> {
+        match self.look(promise).await? {
             Found::Right => return Ok(Done::Present),
             Found::Other if !self.overwrite => {
                 bail!(
@@ -163,21 +221,22 @@ impl Place {
             }
             Found::Other | Found::Nothing => {}
         }
-        let Some(mut link) = links.current(index).await else {
-            let day = output.purged_at.map(|at| format!(", it was deleted on {}", at.date_naive())).unwrap_or_default();
+        let Some(mut link) = links.current(promise.of).await else {
+            let day =
+                promise.purged_at.map(|at| format!(", it was deleted on {}", at.date_naive())).unwrap_or_default();
             bail!("the file is no longer kept{day}");
         };
         let mut renewed = false;
         let mut attempt = 1;
         loop {
-            let error = match self.bring(api, &link, output).await {
-                Ok(()) => return Ok(Done::New(output.bytes)),
+            let error = match self.bring(api, &link, promise).await {
+                Ok(()) => return Ok(Done::New(promise.bytes)),
                 Err(error) => error,
             };
             let call = error.downcast_ref::<CallError>();
             let expired = call.is_some_and(|call| matches!(call.kind(), "expired-link" | "forged-link"));
             if expired && !renewed {
-                link = links.renew(index, &link).await?;
+                link = links.renew(promise.of, &link).await?;
                 renewed = true;
                 continue;
             }
@@ -191,8 +250,8 @@ impl Place {
         }
     }
 
-    async fn look(&self, output: &Output) -> Result<Found> {
-        let (path, bytes, sha256) = (self.path.clone(), output.bytes, output.sha256.clone());
+    async fn look(&self, promise: &Promise<'_>) -> Result<Found> {
+        let (path, bytes, sha256) = (self.path.clone(), promise.bytes, promise.sha256.to_owned());
         let looked = tokio::task::spawn_blocking(move || match std::fs::symlink_metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::Nothing),
             Err(error) => Err(error),
@@ -204,7 +263,7 @@ impl Place {
     }
 
     /// Fetches once, under another name, and renames what proved right.
-    async fn bring(&self, api: &Api, link: &str, output: &Output) -> Result<()> {
+    async fn bring(&self, api: &Api, link: &str, promise: &Promise<'_>) -> Result<()> {
         let part = Part::of(&self.path)?;
         let mut answer = api.open(link).await?;
         let cannot = || format!("cannot write {}", plain(&part.0.display().to_string()));
@@ -218,16 +277,16 @@ impl Place {
             };
             let Some(chunk) = chunk else { break };
             bytes += chunk.len() as u64;
-            if bytes > output.bytes {
-                bail!("the file is longer than the {} bytes that were promised", output.bytes);
+            if bytes > promise.bytes {
+                bail!("the file is longer than the {} bytes that were promised", promise.bytes);
             }
             hash.update(&chunk);
             file.write_all(&chunk).await.with_context(cannot)?;
         }
-        if bytes < output.bytes {
-            return Err(broken(format!("it ended after {bytes} of {} bytes", output.bytes)).into());
+        if bytes < promise.bytes {
+            return Err(broken(format!("it ended after {bytes} of {} bytes", promise.bytes)).into());
         }
-        if hex(hash.finish().as_ref()) != output.sha256 {
+        if hex(hash.finish().as_ref()) != promise.sha256 {
             return Err(broken("its SHA-256 is not the promised one".to_owned()).into());
         }
         file.sync_all().await.with_context(cannot)?;

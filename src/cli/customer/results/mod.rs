@@ -16,7 +16,7 @@ use super::Connection;
 use crate::cli::client::{Answer, Api, Batch, CallError, Video};
 use crate::cli::output::{self, Table, amount, bytes, count, plain};
 use crate::cli::progress::number;
-use download::{Fetched, Sheet};
+use download::{Fetched, Sheet, What, Wishes};
 
 const EXAMPLES: &str = "\
 Files are named after custom_id, or by their place in the batch. One that is
@@ -24,7 +24,7 @@ there with the right SHA-256 is not fetched again; one with other content is
 left alone unless --overwrite says otherwise.
 
 Examples:
-  freezeframe batch results bat_01KC... --download videos
+  freezeframe batch results bat_01KC... --download videos --thumbnails
   freezeframe batch results bat_01KC... --format csv > spring.csv";
 
 /// List the videos of a batch, and fetch their files.
@@ -40,6 +40,9 @@ pub(super) struct ResultsArgs {
     /// How the videos are listed [default: table; with --download only a summary]
     #[arg(long, value_enum, conflicts_with = "json")]
     format: Option<ListFormat>,
+    /// Fetch the small pictures of the videos too, where there are any
+    #[arg(long, requires = "download")]
+    thumbnails: bool,
     /// Replace files of the same name and other content
     #[arg(long, requires = "download")]
     overwrite: bool,
@@ -57,10 +60,11 @@ enum ListFormat {
     Csv,
 }
 
-/// A video and the file that it has on this machine, if it has one.
+/// A video and the files that it has on this machine, if it has any.
 struct Row {
     video: Answer<Video>,
     file: Option<PathBuf>,
+    thumbnail: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: ResultsArgs) -> Result<ExitCode> {
@@ -69,7 +73,9 @@ pub(super) async fn run(args: ResultsArgs) -> Result<ExitCode> {
     let sheets = sheets(&api, &args.id).await?;
     let fetched = match &args.download {
         Some(directory) => {
-            Some(download::fetch(&api, &args.id, &sheets, (directory, args.overwrite, args.parallel)).await?)
+            let ResultsArgs { thumbnails, overwrite, parallel, .. } = args;
+            let wishes = Wishes { directory, thumbnails, overwrite, parallel };
+            Some(download::fetch(&api, &args.id, &sheets, &wishes).await?)
         }
         None => None,
     };
@@ -77,8 +83,10 @@ pub(super) async fn run(args: ResultsArgs) -> Result<ExitCode> {
         .into_iter()
         .flat_map(|sheet| sheet.videos)
         .map(|video| {
-            let file = fetched.as_ref().and_then(|fetched| fetched.files.get(&video.value.index).cloned());
-            Row { video, file }
+            let index = video.value.index;
+            let file = fetched.as_ref().and_then(|fetched| fetched.files.get(&index).cloned());
+            let thumbnail = fetched.as_ref().and_then(|fetched| fetched.thumbnails.get(&index).cloned());
+            Row { video, file, thumbnail }
         })
         .collect();
     if args.connection.json {
@@ -114,8 +122,10 @@ async fn sheets(api: &Api, id: &str) -> Result<Vec<Sheet>, CallError> {
 fn document(batch: &Answer<Batch>, rows: &[Row], fetched: Option<&Fetched>) -> Value {
     let mut document = json!({ "batch": batch.raw, "videos": rows.iter().map(Row::json).collect::<Vec<_>>() });
     if let Some(Fetched { new, new_bytes, present, faults, .. }) = fetched {
-        let faults: Vec<Value> =
-            faults.iter().map(|(index, fault)| json!({ "index": index, "error": fault })).collect();
+        let faults: Vec<Value> = faults
+            .iter()
+            .map(|((index, what), fault)| json!({ "index": index, "error": in_words(*what, fault) }))
+            .collect();
         document["download"] =
             json!({ "fetched": new, "fetched_bytes": new_bytes, "already_there": present, "errors": faults });
     }
@@ -127,6 +137,9 @@ impl Row {
         let mut video = self.video.raw.clone();
         if let Some(file) = &self.file {
             video["file"] = json!(file.to_string_lossy());
+        }
+        if let Some(thumbnail) = &self.thumbnail {
+            video["thumbnail_file"] = json!(thumbnail.to_string_lossy());
         }
         video
     }
@@ -143,7 +156,7 @@ fn list(rows: &[Row], format: ListFormat) -> Result<()> {
 
 fn table(rows: &[Row], width: usize) -> String {
     let mut table = Table::new([">#", "~video", "~model", ">s", "state", ">tries", ">credits", "~result"]);
-    for Row { video, file } in rows {
+    for Row { video, file, .. } in rows {
         let video = &video.value;
         let result = match (&video.failure, &video.output, file) {
             (Some(failure), ..) => plain(&failure.kind),
@@ -169,6 +182,8 @@ fn table(rows: &[Row], width: usize) -> String {
 }
 
 fn csv(rows: &[Row]) -> Result<String> {
+    let path =
+        |file: &Option<PathBuf>| file.as_ref().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record([
         "index",
@@ -190,8 +205,9 @@ fn csv(rows: &[Row]) -> Result<String> {
         "sha256",
         "url",
         "file",
+        "thumbnail_file",
     ])?;
-    for Row { video, file } in rows {
+    for Row { video, file, thumbnail } in rows {
         let video = &video.value;
         let (failure, output) = (video.failure.as_ref(), video.output.as_ref());
         let cells = [
@@ -213,7 +229,8 @@ fn csv(rows: &[Row]) -> Result<String> {
             output.map(|output| output.bytes.to_string()).unwrap_or_default(),
             output.map(|output| output.sha256.clone()).unwrap_or_default(),
             output.and_then(|output| output.url.clone()).unwrap_or_default(),
-            file.as_ref().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default(),
+            path(file),
+            path(thumbnail),
         ];
         writer.write_record(cells.map(|cell| plain(&cell)))?;
     }
@@ -221,9 +238,16 @@ fn csv(rows: &[Row]) -> Result<String> {
     Ok(String::from_utf8(bytes)?)
 }
 
+fn in_words(what: What, fault: &str) -> String {
+    match what {
+        What::Film => fault.to_owned(),
+        What::Thumbnail => format!("its picture: {fault}"),
+    }
+}
+
 fn summarize(fetched: &Fetched, batch: &Batch, directory: &Path, aside: bool) -> Result<()> {
-    for (index, fault) in &fetched.faults {
-        output::aside(&format!("not fetched: #{index}: {}", plain(fault)));
+    for ((index, what), fault) in &fetched.faults {
+        output::aside(&format!("not fetched: #{index}: {}", plain(&in_words(*what, fault))));
     }
     let (new, size) = (count(fetched.new, "file"), bytes(fetched.new_bytes));
     let mut text = format!("{new} fetched ({size})");

@@ -159,7 +159,7 @@ async fn download_video(
     }
     match office.studio.download(&id, is_video) {
         Ok(download) if is_video => content::respond(download, &office).await,
-        Ok(download) => Ok(content::still(&download)),
+        Ok(download) => content::picture(&download, &office).await,
         Err(reason) => Ok(no_file(reason, &id).into_response()),
     }
 }
