@@ -506,6 +506,49 @@ async fn a_file_that_is_gone_late_or_cut_off_is_told_apart() {
 }
 
 #[tokio::test]
+async fn a_file_comes_as_it_is_and_with_its_length() {
+    let packed = || reply(200, "packed").with("content-encoding", "gzip");
+    let files = Server::start([reply(200, "the film"), packed()]).await;
+    let there = || reply(302, "").with("location", files.base.join("/film").unwrap());
+    let plain = reply(200, "the film").with("content-encoding", "identity");
+    let home = Server::start([plain, packed(), there(), there()]).await;
+    let provider = home.provider();
+    let output = Output { handle: handle(), place: Place::Handle, expires_at: None };
+    for from in ["home", "elsewhere"] {
+        assert_eq!(provider.fetch(&output).await.unwrap().length(), Some(8), "{from}");
+        let refused = provider.fetch(&output).await.err();
+        let told = matches!(&refused, Some(FetchError::Read(ReadError::Refused { class: FailureClass::ProviderFault, message }))
+            if message.contains("content coding"));
+        assert!(told, "{from}: {refused:?}");
+    }
+    let seen = [home.seen(), files.seen()].concat();
+    assert_eq!(seen.len(), 6);
+    assert!(seen.iter().all(|seen| seen.header("accept-encoding") == Some("identity")), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_thumbnail_is_asked_for_once_and_may_be_missing() {
+    let output = Output { handle: handle(), place: Place::Handle, expires_at: None };
+    for (answer, found) in [
+        (reply(200, "a picture"), Ok(Some(Some(9)))),
+        (reply(404, error("not_found")), Ok(None)),
+        (reply(400, error("unknown_parameter")), Ok(None)),
+        (reply(501, ""), Ok(None)),
+        (reply(500, ""), Err(())),
+        (reply(429, error("rate_limit_exceeded")), Err(())),
+        (reply(200, "packed").with("content-encoding", "gzip"), Err(())),
+    ] {
+        let status = answer.status;
+        let server = Server::start([answer]).await;
+        let provider = server.provider();
+        let fetched = provider.fetch_thumbnail(&output).await;
+        assert_eq!(fetched.map(|picture| picture.map(|picture| picture.length())).map_err(|_| ()), found, "{status}");
+        let lines: Vec<String> = server.seen().iter().map(Seen::line).collect();
+        assert_eq!(lines, ["GET /v1/videos/video_1/content?variant=thumbnail"], "{status}");
+    }
+}
+
+#[tokio::test]
 async fn a_download_that_breaks_off_ends_with_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();

@@ -318,40 +318,96 @@ async fn a_probe_tells_whether_a_place_can_be_written_to() {
     assert!(!error.contains('\n'), "{error}");
 }
 
+/// Uploads whose sources bring so much and then nothing more, for as long as it lives.
+struct Stuck {
+    uploads: tokio::task::JoinSet<()>,
+    /// One for each that has brought all it brings.
+    dry: tokio::sync::mpsc::UnboundedReceiver<()>,
+}
+
+impl Stuck {
+    fn begin(storage: &Storage, count: usize, bytes: usize) -> Stuck {
+        let file = clip(2 * bytes);
+        let (told, dry) = tokio::sync::mpsc::unbounded_channel();
+        let mut uploads = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let (storage, told) = (storage.clone(), told.clone());
+            let source = body(&file[..bytes]).chain(stream::once(async move {
+                told.send(()).unwrap();
+                std::future::pending().await
+            }));
+            uploads.spawn(async move {
+                let ended = storage.put_video(&new_key(), source, None).await;
+                panic!("a source that never ends has ended: {ended:?}");
+            });
+        }
+        Stuck { uploads, dry }
+    }
+
+    async fn all_are_dry(&mut self, count: usize) {
+        for _ in 0..count {
+            tokio::time::timeout(Duration::from_secs(30), self.dry.recv()).await.unwrap().unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_share_a_bounded_memory_and_a_dripping_source_takes_none_of_it() {
-    // room for eight parts of a local directory
+async fn sources_that_do_not_go_on_take_only_what_they_brought_and_stand_in_nobodys_way() {
+    // parts as for a bucket, and the memory that is the default
+    let storage = Storage::open(&config("memory://", ""), no_clients).unwrap();
+    let all = storage.upload_memory.free();
+    for (count, bytes) in [(40, 400_000), (12, PART_BYTES - 1), (40, 200_000)] {
+        let mut stuck = Stuck::begin(&storage, count, bytes);
+        let honest = (0..5).map(|_| {
+            let storage = storage.clone();
+            tokio::spawn(async move { storage.put_video(&new_key(), body(&clip(3 * PART_BYTES)), None).await.unwrap() })
+        });
+        let through = tokio::time::timeout(Duration::from_secs(60), futures_util::future::try_join_all(honest));
+        assert_eq!(through.await.expect("slow sources held them up").unwrap().len(), 5, "{count} with {bytes} bytes");
+        stuck.all_are_dry(count).await;
+        let taken = all.0 - storage.upload_memory.free().0 + (all.1 - storage.upload_memory.free().1) * PART_BYTES;
+        assert!(taken <= count * bytes, "{taken} of {} bytes that came", count * bytes);
+        stuck.uploads.shutdown().await;
+        assert_eq!(storage.upload_memory.free(), all);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_uploads_than_there_is_memory_for_take_turns() {
+    // eight parts of a local directory
     let directory = tempfile::tempdir().unwrap();
     let settings = config(directory.path().to_str().unwrap(), "upload_memory_bytes = 8388608");
     let storage = Storage::open(&settings, no_clients).unwrap();
-    let file = clip(2 * LOCAL_PART_BYTES);
-    let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
-    let stuck = |bytes: usize| {
-        let started = started.clone();
-        let head = body(&file[..bytes]);
-        head.chain(stream::once(async move {
-            started.send(()).unwrap();
-            std::future::pending().await
-        }))
-    };
-    let mut uploads = tokio::task::JoinSet::new();
-    let mut begin = |bytes: usize| {
-        let (storage, source) = (storage.clone(), stuck(bytes));
-        uploads.spawn(async move { storage.put_video(&new_key(), source, None).await });
-    };
-    (0..20).for_each(|_| begin(200_000));
-    (0..20).for_each(|_| begin(LOCAL_PART_BYTES));
-    // all that drip come to their end, and of the others as many as there is room for
-    for _ in 0..28 {
-        tokio::time::timeout(Duration::from_secs(30), starts.recv()).await.unwrap().unwrap();
-    }
-    assert_eq!(storage.upload_memory.available_permits(), 0);
-    let small = clip(100_000);
-    storage.put_video(&new_key(), body(&small), None).await.unwrap();
-    assert!(starts.try_recv().is_err(), "more uploads than there is memory for");
-    uploads.shutdown().await;
+    let all = storage.upload_memory.free();
+    let file = clip(3 * LOCAL_PART_BYTES);
+    let keys: Vec<ObjectKey> = (0..40).map(|_| new_key()).collect();
+    let puts = keys.iter().map(|key| storage.put_video(key, body(&file), None));
+    assert_eq!(futures_util::future::try_join_all(puts).await.unwrap().len(), 40);
+    assert_eq!(storage.upload_memory.free(), all);
+
+    // sources that never let go of a whole part each: there is room for ten, and not for what is longer beside them
+    let mut stuck = Stuck::begin(&storage, 20, LOCAL_PART_BYTES);
+    stuck.all_are_dry(10).await;
+    assert_eq!(storage.upload_memory.free(), (0, 0));
+    storage.put_video(&new_key(), body(&clip(100_000)), None).await.unwrap();
+    assert!(stuck.dry.try_recv().is_err(), "more uploads than there is memory for");
+    stuck.uploads.shutdown().await;
     storage.put_video(&new_key(), body(&file), None).await.unwrap();
-    assert_eq!(storage.upload_memory.available_permits(), 8192);
+    assert_eq!(storage.upload_memory.free(), all);
+}
+
+#[tokio::test]
+async fn what_cannot_become_a_picture_is_not_read_to_its_end() {
+    let storage = Storage::in_memory();
+    for start in [&b"<html>"[..], b"\0\0\0\x20ftypisom", b"{}", b"\xff\xd9"] {
+        let unread = stream::poll_fn(|_| -> std::task::Poll<Option<Result<Bytes, Infallible>>> { panic!("read on") });
+        let refused = storage.put_image(&new_key(), body(start).chain(unread)).await;
+        assert!(matches!(refused, Err(ImageError::NotAnImage)), "{refused:?}");
+    }
+    // byte by byte
+    let png = [b"\x89PNG\r\n\x1a\n".as_slice(), &[0; 50], b"IEND\xae\x42\x60\x82"].concat();
+    let bytes: Vec<Result<Bytes, Infallible>> = png.iter().map(|byte| Ok(Bytes::from(vec![*byte]))).collect();
+    assert_eq!(storage.put_image(&new_key(), stream::iter(bytes)).await.unwrap().kind, ImageKind::Png);
 }
 
 #[tokio::test]
@@ -374,8 +430,9 @@ async fn a_picture_is_taken_by_its_bytes_and_found_beside_its_video() {
             let refused = storage.put_image(&new_key(), body(other)).await;
             assert!(matches!(refused, Err(ImageError::NotAnImage)), "{refused:?}");
         }
-        let huge = stream::repeat(Bytes::from_static(&[0xff; 1 << 16])).map(Ok::<_, Infallible>);
-        let refused = storage.put_image(&new_key(), huge.take(MAX_IMAGE_BYTES)).await;
+        let endless = stream::repeat(Bytes::from_static(&[0xff; 1 << 16])).map(Ok::<_, Infallible>);
+        let huge = body(&jpeg[..50]).chain(endless.take(MAX_IMAGE_BYTES));
+        let refused = storage.put_image(&new_key(), huge).await;
         assert!(matches!(refused, Err(ImageError::TooLarge)), "{refused:?}");
         assert_eq!(storage.get_image(&new_key()).await.unwrap(), None);
     }

@@ -20,4 +20,5 @@ mod routes;
 mod server;
 mod storage;
 mod store;
+mod thumbnails;
 mod webhooks;

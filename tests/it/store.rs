@@ -200,6 +200,7 @@ async fn rows_that_break_the_law_are_refused() {
         ("update videos set state = 'released', eligible_at = now()".into(), CHECK),
         ("update videos set attempts_spent = 1".into(), CHECK),
         ("update videos set output_key = 'k'".into(), CHECK),
+        ("update videos set thumbnail_kind = 'webp', thumbnail_bytes = 1, thumbnail_sha256 = sha256('')".into(), CHECK),
         ("update videos set purging_at = now()".into(), CHECK),
         ("update videos set purged_at = now()".into(), CHECK),
         ("update batches set purged_at = now()".into(), CHECK),

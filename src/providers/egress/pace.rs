@@ -1,9 +1,9 @@
 //! How slowly a file may come.
 //!
-//! A source that drips holds a slot and memory that others wait for, so a file that comes more slowly than
-//! [`LEAST_BYTES_PER_SEC`] is ended: at the latest about a minute after it stopped coming. Always holds: only the time in
-//! which we wait for the source counts, never the time in which it waits for us. Where many files share a line of ours that
-//! is full, the line is to blame and not the source: then a file is ended only if it is far behind the others.
+//! A source that drips holds a slot and memory that others wait for, so a file that comes more slowly than [`PACE`] is ended:
+//! about a minute after it stopped coming. Always holds: only the time in which we wait for the source counts, never the time
+//! in which it waits for us. Where many files share a line of ours that is full, the line is to blame and not the source: then
+//! a file is ended only if it is far behind the others, or a crowd of honest ones would be fetched again and again.
 //! Refuses: to bound the whole download, which the request's own time limit does.
 
 use std::sync::Arc;
@@ -16,19 +16,28 @@ use tokio::time::Instant;
 
 use super::super::{FetchError, ReadError};
 
-/// Half a megabit a second: a clip of 4 MB takes a minute then. Providers keep their files at hosts that send a hundred
-/// times as fast.
-const LEAST_BYTES_PER_SEC: u64 = 64 << 10;
-/// The average is taken over as much waiting as this. The first window is for starting up and is not judged.
-const WINDOW: Duration = Duration::from_secs(30);
+/// How fast a file has to come.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    least_bytes_per_sec: u64,
+    /// The average is taken over as much waiting as this. The first window is for starting up and is not judged.
+    window: Duration,
+}
+
+/// Half a megabit a second: a clip of 4 MB takes a minute then. Providers keep their files at hosts that send a hundred times
+/// as fast.
+const PACE: Pace = Pace { least_bytes_per_sec: 64 << 10, window: Duration::from_secs(30) };
 /// A process that receives less than this in all has room on its line for more: a machine that has not does not serve files.
 const BUSY_BYTES_PER_SEC: u64 = 1 << 20;
 /// Behind the others means: less than this part of what the average download got.
 const FAR_BEHIND: u64 = 4;
 
 /// The line on which all downloads of a process come. Clones are the same line.
-#[derive(Clone, Debug, Default)]
-pub(in crate::providers) struct Line(Arc<Traffic>);
+#[derive(Clone, Debug)]
+pub(in crate::providers) struct Line {
+    traffic: Arc<Traffic>,
+    pace: Pace,
+}
 
 #[derive(Debug, Default)]
 struct Traffic {
@@ -39,13 +48,38 @@ struct Traffic {
 /// A download's place on the line.
 struct Place(Arc<Traffic>);
 
+impl Place {
+    fn on(traffic: &Arc<Traffic>) -> Place {
+        traffic.downloads.fetch_add(1, Ordering::Relaxed);
+        Place(Arc::clone(traffic))
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.downloads.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What came in the present stretch of time.
+impl Default for Line {
+    fn default() -> Line {
+        Line { traffic: Arc::default(), pace: PACE }
+    }
+}
+
+impl Line {
+    /// `source`, for as long as it comes fast enough.
+    pub(in crate::providers) fn paced(
+        &self,
+        source: impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static,
+    ) -> impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static {
+        let (place, pace) = (Place::on(&self.traffic), self.pace);
+        let window = Window::begin(pace, &place.0, false);
+        stream::try_unfold(Paced { source: source.boxed(), place, pace, window }, Paced::next)
+    }
+}
+
+/// What came in the present stretch of waiting.
 struct Window {
     /// Of the waiting that belongs to it.
     left: Duration,
@@ -56,42 +90,46 @@ struct Window {
     judged: bool,
 }
 
-struct Paced {
-    source: BoxStream<'static, Result<Bytes, FetchError>>,
-    place: Place,
-    window: Window,
-}
-
-impl Line {
-    /// `source`, for as long as it comes fast enough.
-    pub(in crate::providers) fn paced(
-        &self,
-        source: impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static,
-    ) -> impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static {
-        self.0.downloads.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(&self.0));
-        let window = Window::begin(&place.0, false);
-        stream::try_unfold(Paced { source: source.boxed(), place, window }, Paced::next)
-    }
+/// What the whole line did meanwhile.
+struct Others {
+    bytes: u64,
+    downloads: u64,
+    passed: Duration,
 }
 
 impl Window {
-    fn begin(line: &Traffic, judged: bool) -> Window {
-        let line_bytes = line.received_bytes.load(Ordering::Relaxed);
-        Window { left: WINDOW, bytes: 0, began: Instant::now(), line_bytes, judged }
+    fn begin(pace: Pace, traffic: &Traffic, judged: bool) -> Window {
+        let line_bytes = traffic.received_bytes.load(Ordering::Relaxed);
+        Window { left: pace.window, bytes: 0, began: Instant::now(), line_bytes, judged }
     }
 
-    fn is_too_slow(&self, line: &Traffic) -> bool {
-        self.judged && self.bytes < LEAST_BYTES_PER_SEC * WINDOW.as_secs() && !self.excused_by(line)
+    fn others(&self, traffic: &Traffic) -> Others {
+        Others {
+            bytes: traffic.received_bytes.load(Ordering::Relaxed).saturating_sub(self.line_bytes),
+            downloads: traffic.downloads.load(Ordering::Relaxed),
+            passed: self.began.elapsed(),
+        }
     }
 
-    /// Whether the line was full, and this download had a fair part of it.
-    fn excused_by(&self, line: &Traffic) -> bool {
-        let all = line.received_bytes.load(Ordering::Relaxed).saturating_sub(self.line_bytes);
-        let downloads = line.downloads.load(Ordering::Relaxed).max(1);
-        let is_busy = all >= BUSY_BYTES_PER_SEC.saturating_mul(self.began.elapsed().as_secs().max(1));
-        is_busy && self.bytes >= all / downloads / FAR_BEHIND
+    fn is_too_slow(&self, pace: Pace, traffic: &Traffic) -> bool {
+        let least = pace.least_bytes_per_sec * pace.window.as_secs();
+        self.judged && self.bytes < least && !self.others(traffic).excuse(self.bytes)
     }
+}
+
+impl Others {
+    /// Whether the line was full, and a download that got `bytes` had its part of it.
+    fn excuse(&self, bytes: u64) -> bool {
+        let is_full = self.bytes >= BUSY_BYTES_PER_SEC.saturating_mul(self.passed.as_secs().max(1));
+        is_full && bytes >= self.bytes / self.downloads.max(1) / FAR_BEHIND
+    }
+}
+
+struct Paced {
+    source: BoxStream<'static, Result<Bytes, FetchError>>,
+    place: Place,
+    pace: Pace,
+    window: Window,
 }
 
 impl Paced {
@@ -102,107 +140,116 @@ impl Paced {
                 Ok(None) => return Ok(None),
                 Ok(Some(chunk)) => {
                     let chunk = chunk?;
-                    self.window.left = self.window.left.saturating_sub(asked.elapsed());
-                    self.window.bytes += chunk.len() as u64;
-                    self.place.0.received_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    self.came(chunk.len() as u64, asked.elapsed());
                     return Ok(Some((chunk, self)));
                 }
-                Err(_) if self.window.is_too_slow(&self.place.0) => {
-                    let cause =
-                        format!("the file comes too slowly: {} bytes in {} s", self.window.bytes, WINDOW.as_secs());
-                    return Err(FetchError::Read(ReadError::Unavailable { cause }));
-                }
-                Err(_) => self.window = Window::begin(&self.place.0, true),
+                Err(_) => self.window = self.next_window()?,
             }
         }
+    }
+
+    fn came(&mut self, bytes: u64, waited: Duration) {
+        self.window.left = self.window.left.saturating_sub(waited);
+        self.window.bytes += bytes;
+        self.place.0.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn next_window(&self) -> Result<Window, FetchError> {
+        let Window { bytes, .. } = self.window;
+        if self.window.is_too_slow(self.pace, &self.place.0) {
+            let cause = format!("the file comes too slowly: {bytes} bytes in {} s", self.pace.window.as_secs());
+            return Err(FetchError::Read(ReadError::Unavailable { cause }));
+        }
+        Ok(Window::begin(self.pace, &self.place.0, true))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use futures_util::TryStreamExt as _;
-    use tokio::time::{advance, sleep};
 
     use super::*;
 
-    /// A source that sends `chunk` bytes every `pause`, `times` times.
-    fn source(chunk: usize, pause: Duration, times: usize) -> impl Stream<Item = Result<Bytes, FetchError>> + Send {
-        stream::unfold(0, move |sent| async move {
-            if sent == times {
-                return None;
+    /// Plays a download second by second against the judge: what it brings in each. Answers in which second it is ended.
+    fn ended_in(brings: impl Fn(u64) -> u64, seconds: u64) -> Option<u64> {
+        let line = Line::default();
+        let place = Place::on(&line.traffic);
+        let window = Window::begin(PACE, &place.0, false);
+        let mut paced = Paced { source: stream::pending().boxed(), place, pace: PACE, window };
+        for second in 1..=seconds {
+            paced.came(brings(second), Duration::from_secs(1));
+            paced.window.began -= Duration::from_secs(1);
+            if paced.window.left.is_zero() {
+                match paced.next_window() {
+                    Ok(next) => paced.window = next,
+                    Err(FetchError::Read(ReadError::Unavailable { .. })) => return Some(second),
+                    Err(other) => panic!("{other:?}"),
+                }
             }
-            sleep(pause).await;
-            Some((Ok(Bytes::from(vec![7; chunk])), sent + 1))
-        })
-    }
-
-    /// How long it took to come to its end, and how that was.
-    async fn drained(
-        line: &Line,
-        source: impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static,
-    ) -> (u64, bool) {
-        let began = Instant::now();
-        let ended = line.paced(source).try_for_each(|_| async { Ok(()) }).await;
-        if let Err(error) = &ended {
-            let told =
-                matches!(error, FetchError::Read(ReadError::Unavailable { cause }) if cause.contains("too slowly"));
-            assert!(told, "{error:?}");
         }
-        (began.elapsed().as_secs(), ended.is_ok())
+        None
     }
 
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_source_that_drips_or_falls_silent_is_ended_after_a_minute() {
-        let line = Line::default();
-        assert_eq!(drained(&line, source(1, SECOND, usize::MAX)).await, (60, false));
-        assert_eq!(drained(&line, stream::pending()).await, (60, false));
-        // it had been fast: what it had brought before does not count
-        let fast_first = source(10 << 20, SECOND, 45).chain(source(1, SECOND, usize::MAX));
-        let (secs, ended_well) = drained(&line, fast_first).await;
-        assert!(!ended_well && (61..=90).contains(&secs), "{secs}");
-        assert_eq!(line.0.downloads.load(Ordering::Relaxed), 0);
+    #[test]
+    fn a_source_that_drips_or_falls_silent_is_ended_within_a_minute() {
+        assert_eq!(ended_in(|_| 1, 300), Some(60));
+        assert_eq!(ended_in(|_| 0, 300), Some(60));
+        assert_eq!(ended_in(|_| (64 << 10) - 1, 300), Some(60));
+        // what it brought before does not count
+        assert_eq!(ended_in(|second| if second <= 45 { 10 << 20 } else { 1 }, 300), Some(90));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_source_of_the_least_rate_comes_to_its_end_however_unevenly_it_sends() {
-        let line = Line::default();
-        assert_eq!(drained(&line, source(64 << 10, SECOND, 200)).await, (200, true));
-        assert_eq!(drained(&line, source(1 << 20, 14 * SECOND, 20)).await, (280, true));
+    #[test]
+    fn a_source_of_the_least_rate_is_waited_for_however_unevenly_it_sends() {
+        assert_eq!(ended_in(|_| 64 << 10, 3000), None);
+        assert_eq!(ended_in(|second| if second.is_multiple_of(15) { 960 << 10 } else { 0 }, 3000), None);
         // slow to begin
-        let late = stream::once(async {
-            sleep(29 * SECOND).await;
-            Ok(Bytes::new())
-        });
-        assert_eq!(drained(&line, late.chain(source(1 << 20, SECOND, 10))).await, (39, true));
+        assert_eq!(ended_in(|second| if second < 30 { 0 } else { 64 << 10 }, 3000), None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[test]
+    fn on_a_full_line_only_what_is_far_behind_the_others_is_ended() {
+        // a hundred share two megabytes a second
+        let full = Others { bytes: 60_000_000, downloads: 100, passed: Duration::from_secs(30) };
+        assert!(full.excuse(600_000) && full.excuse(150_000) && !full.excuse(149_999) && !full.excuse(30));
+        // a line that has room is no excuse, and neither is one that is full with oneself
+        let idle = Others { bytes: 30_000_000, ..full };
+        assert!(!idle.excuse(300_000));
+    }
+
+    #[test]
+    fn a_download_leaves_the_line_when_it_is_dropped() {
+        let line = Line::default();
+        let downloads = || line.traffic.downloads.load(Ordering::Relaxed);
+        let paced = line.paced(stream::empty());
+        assert_eq!(downloads(), 1);
+        drop(paced);
+        assert_eq!(downloads(), 0);
+    }
+
+    const HASTY: Pace = Pace { window: Duration::from_millis(50), ..PACE };
+
+    #[tokio::test]
+    async fn a_silent_stream_ends_with_an_error_and_a_short_one_whole() {
+        let hasty = Pace { least_bytes_per_sec: 1 << 20, window: Duration::from_secs(1) };
+        let line = Line { pace: hasty, ..Line::default() };
+        let first = stream::iter([Ok(Bytes::from_static(b"film"))]);
+        let ended = line.paced(first.clone().chain(stream::pending())).try_collect::<Vec<_>>().await;
+        assert!(
+            matches!(&ended, Err(FetchError::Read(ReadError::Unavailable { cause })) if cause.contains("too slowly")),
+            "{ended:?}"
+        );
+        assert_eq!(line.paced(first).try_collect::<Vec<_>>().await.unwrap(), ["film"]);
+    }
+
+    #[tokio::test]
     async fn the_time_in_which_nobody_asks_for_more_is_not_the_sources() {
-        let line = Line::default();
-        let mut paced = Box::pin(line.paced(source(1000, SECOND, 10)));
+        let line = Line { pace: HASTY, ..Line::default() };
+        let mut paced = Box::pin(line.paced(stream::iter((0..5).map(|_| Ok(Bytes::from_static(b"film"))))));
         while let Some(chunk) = paced.next().await {
-            assert_eq!(chunk.unwrap().len(), 1000);
-            advance(100 * SECOND).await;
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn on_a_full_line_only_those_far_behind_the_others_are_ended() {
-        let line = Line::default();
-        let mut downloads = tokio::task::JoinSet::new();
-        // 100 share 2 MB a second, less for each than the least rate
-        for _ in 0..100 {
-            let line = line.clone();
-            downloads.spawn(async move { (true, drained(&line, source(20_000, SECOND, 150)).await) });
-        }
-        for _ in 0..5 {
-            let line = line.clone();
-            downloads.spawn(async move { (false, drained(&line, source(1, SECOND, usize::MAX)).await) });
-        }
-        for (honest, ended) in downloads.join_all().await {
-            assert_eq!(ended, if honest { (150, true) } else { (60, false) });
+            assert_eq!(chunk.unwrap(), "film");
+            // longer than two windows
+            tokio::time::sleep(3 * HASTY.window).await;
         }
     }
 }

@@ -135,16 +135,23 @@ impl Audit<'_> {
 
     /// A video charged is a file stored, of the size and hash that the customer is told.
     async fn files(&self, findings: &mut Vec<String>) {
-        let rows =
-            sqlx::query(
-                "select id, output_key, output_bytes, output_sha256 from videos where state = 'succeeded' and purged_at is null",
-            )
-            .fetch_all(self.pool)
-            .await
-            .unwrap();
+        let rows = sqlx::query(
+            "select id, output_key, output_bytes, output_sha256, thumbnail_bytes, thumbnail_sha256
+                 from videos where state = 'succeeded' and purged_at is null",
+        )
+        .fetch_all(self.pool)
+        .await
+        .unwrap();
         for row in rows {
             let (id, key): (String, String) = (row.get(0), row.get(1));
             let (bytes, sha256): (i64, Vec<u8>) = (row.get(2), row.get(3));
+            let picture: (Option<i32>, Option<Vec<u8>>) = (row.get(4), row.get(5));
+            if let (Some(bytes), Some(sha256)) = picture {
+                let file = std::fs::read(self.videos_dir.join(key.replace(".mp4", ".thumbnail"))).unwrap_or_default();
+                if file.len() != bytes as usize || digest::digest(&digest::SHA256, &file).as_ref() != sha256 {
+                    findings.push(format!("the picture of video {id} is not the one that the customer is told of"));
+                }
+            }
             match std::fs::read(self.videos_dir.join(&key)) {
                 Ok(file) if file.len() as i64 != bytes => {
                     findings.push(format!("the file of video {id} has {} bytes, not {bytes}", file.len()));

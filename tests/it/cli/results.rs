@@ -52,6 +52,24 @@ async fn files_are_fetched_checked_and_not_fetched_again() {
     assert_eq!(sha256(&std::fs::read(&fox).unwrap()), first["videos"][0]["output"]["sha256"].as_str().unwrap());
     assert_eq!(machine.names("videos"), names, "no part of a file is left");
 
+    // the pictures too, beside their videos
+    let pictures = machine
+        .run(&["batch", "results", id, "--download", "videos", "--thumbnails", "--json"])
+        .await
+        .ends_with(0)
+        .document();
+    assert_eq!((&pictures["download"]["fetched"], &pictures["download"]["already_there"]), (&json!(5), &json!(5)));
+    for video in pictures["videos"].as_array().unwrap().iter().filter(|video| video["state"] == "succeeded") {
+        let (file, picture) = (video["file"].as_str().unwrap(), video["thumbnail_file"].as_str().unwrap());
+        assert_eq!(picture, file.replace(".mp4", ".webp"));
+        let bytes = std::fs::read(machine.home.path().join(picture)).unwrap();
+        assert_eq!(video["output"]["thumbnail_sha256"], sha256(&bytes));
+    }
+    std::fs::write(machine.home.path().join("videos/fox.webp"), "my own picture").unwrap();
+    let ran = machine.run(&["batch", "results", id, "--download", "videos", "--thumbnails"]).await.ends_with(1);
+    ran.says(&["not fetched: #0: its picture: videos/fox.webp is there with other content", "9 were there already"]);
+    machine.run(&["batch", "results", id, "--thumbnails"]).await.ends_with(2);
+
     let lines = machine.run(&["batch", "results", id, "--format", "jsonl"]).await.ends_with(0);
     let states: Vec<Value> =
         lines.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["state"].clone()).collect();

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
-use freezeframe::emulator::{Detour, Fault};
+use bytes::Bytes;
+use freezeframe::emulator::{Detour, Fault, OddPicture};
 use freezeframe::providers::{FetchError, ReadError};
-use freezeframe::storage::StoreError;
+use freezeframe::storage::{ImageKind, StoreError};
+use futures_util::TryStreamExt;
 
 use super::stage::Stage;
 use super::{Scenario, scenario};
@@ -19,6 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario!(a_file_that_trickles_is_given_up),
     scenario!(a_redirect_gets_no_key),
     scenario!(a_redirect_to_a_forbidden_address_is_refused_at_once),
+    scenario!(a_picture_is_there_where_it_is_promised_and_only_there),
 ];
 
 async fn a_file_that_is_no_film_is_refused(stage: &Stage<'_>) -> anyhow::Result<()> {
@@ -131,5 +134,20 @@ async fn a_redirect_to_a_forbidden_address_is_refused_at_once(stage: &Stage<'_>)
         }
         ensure!(began.elapsed() < Duration::from_secs(10), "{to:?} was waited for {:?}", began.elapsed());
     }
+    Ok(())
+}
+
+async fn a_picture_is_there_where_it_is_promised_and_only_there(stage: &Stage<'_>) -> anyhow::Result<()> {
+    let output = stage.finished("a red fox", None).await?;
+    let picture = stage.provider.fetch_thumbnail(&output).await?;
+    ensure!(picture.is_some() == stage.provider.capabilities().thumbnail, "{picture:?}");
+    let Some(picture) = picture else { return Ok(()) };
+    let announced = picture.length();
+    let picture = picture.try_collect::<Vec<Bytes>>().await?.concat();
+    ensure!(announced == Some(picture.len() as u64) && ImageKind::of(&picture).is_some(), "{announced:?}");
+
+    let output = stage.finished("no picture", Some(Fault::OddThumbnail { form: OddPicture::Missing })).await?;
+    let none = stage.provider.fetch_thumbnail(&output).await?;
+    ensure!(none.is_none(), "{none:?} in place of a picture that is not there");
     Ok(())
 }
