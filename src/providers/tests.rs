@@ -145,6 +145,25 @@ async fn raw_server(answer: Option<&'static str>) -> (Url, Arc<AtomicUsize>) {
     (base, connections)
 }
 
+/// Answers every request with `start`, and then with a byte now and then.
+async fn raw_drip(start: &'static str) -> Url {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                stream.write_all(start.as_bytes()).await.unwrap();
+                while stream.write_all(b"A").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            });
+        }
+    });
+    base
+}
+
 fn provider(base: Url, change: impl Fn(&mut ProviderConfig, &mut AttemptsConfig)) -> OpenaiVideos {
     let mut account = ProviderConfig::embedded("main", base, Secret::new(KEY));
     let mut attempts = Config::from_sources("", []).unwrap().attempts;
@@ -564,6 +583,33 @@ async fn a_download_that_breaks_off_ends_with_an_error() {
         .unwrap();
     let ended: Result<Vec<Bytes>, FetchError> = stream.try_collect().await;
     assert!(matches!(ended, Err(FetchError::Read(ReadError::Unavailable { .. }))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_comes_too_slowly_is_ended_wherever_it_comes_from() {
+    let start = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+    let slow = raw_drip(start).await;
+    let redirect = Server::start([reply(302, "").with("location", slow.join("/film").unwrap())]).await;
+    let attempts = Config::from_sources("", []).unwrap().attempts;
+    for base in [&slow, &redirect.base] {
+        let account = ProviderConfig::embedded("main", base.clone(), Secret::new(KEY));
+        let provider = OpenaiVideos::new(&account, &attempts, &Egress::hasty()).unwrap();
+        let output = Output { handle: handle(), place: Place::Handle, expires_at: None };
+        let ended: Result<Vec<Bytes>, _> = provider.fetch(&output).await.unwrap().try_collect().await;
+        let told =
+            matches!(&ended, Err(FetchError::Read(ReadError::Unavailable { cause })) if cause.contains("too slowly"));
+        assert!(told, "{ended:?}");
+    }
+    let slow = raw_drip("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n{\"video\": \"").await;
+    let account = ProviderConfig::embedded("main", slow, Secret::new(KEY));
+    let credential = adapter::Credential::key(&account, "authorization", "Bearer ").unwrap();
+    let api = adapter::ApiClient::new(&account, &attempts, &Egress::hasty(), credential, &adapter::Vocabulary::EMPTY)
+        .unwrap();
+    let inline = api.fetch_inline(&adapter::Ask::Get(api.url(["video"])), 0).await.unwrap();
+    let ended = inline.try_collect::<Vec<Bytes>>().await;
+    let told =
+        matches!(&ended, Err(FetchError::Read(ReadError::Unavailable { cause })) if cause.contains("too slowly"));
+    assert!(told, "{ended:?}");
 }
 
 #[tokio::test]

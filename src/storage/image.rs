@@ -11,6 +11,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use object_store::{Attribute, ObjectStore as _, PutOptions, PutPayload};
 use ring::digest::{SHA256, digest};
 
+use super::memory::Held;
 use super::{ObjectKey, ReadError, Storage};
 
 /// The longest picture that is taken: a still of 1920x1080 has a tenth of it.
@@ -93,8 +94,8 @@ pub enum ImageError<E> {
 }
 
 impl Storage {
-    /// Stores what `stream` carries under `key`, if it is a whole picture. Holds it in memory, which its limit allows, and
-    /// stops reading at the first byte that no picture has there.
+    /// Stores what `stream` carries under `key`, if it is a whole picture. Holds it in memory, a long one as part of what all
+    /// uploads may hold, and stops reading at the first byte that no picture has there.
     /// Repeating it with the same key replaces the object in one step.
     ///
     /// # Errors
@@ -105,12 +106,14 @@ impl Storage {
         stream: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<StoredImage, ImageError<E>> {
         let mut stream = pin!(stream);
-        let mut image = Vec::new();
+        let (mut image, mut held) = (Vec::new(), Held::default());
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(ImageError::Source)?;
-            if image.len() + chunk.len() > MAX_IMAGE_BYTES {
+            let length = image.len() + chunk.len();
+            if length > MAX_IMAGE_BYTES {
                 return Err(ImageError::TooLarge);
             }
+            self.upload_memory.cover_picture(&mut held, length, MAX_IMAGE_BYTES).await;
             image.extend_from_slice(&chunk);
             if !ImageKind::may_begin(&image) {
                 return Err(ImageError::NotAnImage);

@@ -21,6 +21,7 @@ const KIB: usize = 1024;
 pub(super) struct UploadMemory {
     /// In KiB.
     shared: Arc<Semaphore>,
+    shared_kib: usize,
     /// In whole parts.
     kept_back: Arc<Semaphore>,
     part_bytes: usize,
@@ -51,9 +52,10 @@ impl UploadMemory {
     /// `total_bytes` for uploads in parts of `part_bytes`; never less than one part, or nothing could be stored.
     pub(super) fn new(total_bytes: usize, part_bytes: usize) -> UploadMemory {
         let parts = (total_bytes / 4 / part_bytes).max(1);
-        let shared_kib = total_bytes.saturating_sub(parts * part_bytes) / KIB;
+        let shared_kib = (total_bytes.saturating_sub(parts * part_bytes) / KIB).min(Semaphore::MAX_PERMITS);
         UploadMemory {
-            shared: Arc::new(Semaphore::new(shared_kib.min(Semaphore::MAX_PERMITS))),
+            shared: Arc::new(Semaphore::new(shared_kib)),
+            shared_kib,
             kept_back: Arc::new(Semaphore::new(parts)),
             part_bytes,
         }
@@ -72,6 +74,16 @@ impl UploadMemory {
                 Ok(part) = self.kept_back.clone().acquire_owned() => *held = Held { blocks: None, whole_part: Some(part) },
                 else => return,
             }
+        }
+    }
+
+    /// Waits until `held` allows to have gathered `bytes` of a picture that has `most_bytes` at most. What may be needed is
+    /// asked for at once, so that pictures do not stand in each other's way.
+    pub(super) async fn cover_picture(&self, held: &mut Held, bytes: usize, most_bytes: usize) {
+        if !held.covers(bytes) && held.blocks.is_none() {
+            let kib = most_bytes.saturating_sub(UNRESERVED_BYTES).div_ceil(KIB).min(self.shared_kib);
+            // never closed
+            held.blocks = self.shared.clone().acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX)).await.ok();
         }
     }
 
@@ -144,6 +156,21 @@ mod tests {
         }
         // three parts of blocks, less what needs none, and the one kept back
         assert_eq!((through, memory.free()), (3 * PART / (PART - UNRESERVED_BYTES) + 1, (0, 0)));
+    }
+
+    #[tokio::test]
+    async fn a_long_picture_waits_for_its_share_and_a_short_one_needs_none() {
+        let memory = UploadMemory::new(4 * PART, PART);
+        let picture = |held: &mut Held, bytes| memory.cover_picture(held, bytes, 2 * PART).now_or_never().is_some();
+        let mut held = [Held::default(), Held::default(), Held::default()];
+        assert!(held.iter_mut().all(|held| picture(held, UNRESERVED_BYTES)));
+        assert_eq!(memory.free(), (3 * PART, 1));
+        let long: Vec<bool> = held.iter_mut().map(|held| picture(held, UNRESERVED_BYTES + 1)).collect();
+        assert_eq!(long, [true, false, false]);
+        assert_eq!(memory.free(), (PART + UNRESERVED_BYTES, 1));
+        drop(held);
+        // more than there is at all is as much as there is
+        assert!(UploadMemory::new(0, PART).cover_picture(&mut Held::default(), PART, PART).now_or_never().is_some());
     }
 
     #[tokio::test]

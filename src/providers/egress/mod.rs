@@ -86,6 +86,13 @@ impl Egress {
         Egress(Line::default())
     }
 
+    /// One whose files have to come at once.
+    #[cfg(test)]
+    pub(super) fn hasty() -> Egress {
+        install_crypto();
+        Egress(Line::hasty())
+    }
+
     pub(super) fn line(&self) -> Line {
         self.0.clone()
     }

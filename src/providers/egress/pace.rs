@@ -68,6 +68,12 @@ impl Default for Line {
 }
 
 impl Line {
+    /// One that does not wait for long.
+    #[cfg(test)]
+    pub(in crate::providers) fn hasty() -> Line {
+        Line { pace: Pace { window: Duration::from_millis(100), ..PACE }, ..Line::default() }
+    }
+
     /// `source`, for as long as it comes fast enough.
     pub(in crate::providers) fn paced(
         &self,
@@ -97,6 +103,13 @@ struct Others {
     passed: Duration,
 }
 
+impl Pace {
+    fn least_bytes(self) -> u64 {
+        let millis = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);
+        self.least_bytes_per_sec.saturating_mul(millis) / 1000
+    }
+}
+
 impl Window {
     fn begin(pace: Pace, traffic: &Traffic, judged: bool) -> Window {
         let line_bytes = traffic.received_bytes.load(Ordering::Relaxed);
@@ -112,8 +125,7 @@ impl Window {
     }
 
     fn is_too_slow(&self, pace: Pace, traffic: &Traffic) -> bool {
-        let least = pace.least_bytes_per_sec * pace.window.as_secs();
-        self.judged && self.bytes < least && !self.others(traffic).excuse(self.bytes)
+        self.judged && self.bytes < pace.least_bytes() && !self.others(traffic).excuse(self.bytes)
     }
 }
 
@@ -157,7 +169,7 @@ impl Paced {
     fn next_window(&self) -> Result<Window, FetchError> {
         let Window { bytes, .. } = self.window;
         if self.window.is_too_slow(self.pace, &self.place.0) {
-            let cause = format!("the file comes too slowly: {bytes} bytes in {} s", self.pace.window.as_secs());
+            let cause = format!("the file comes too slowly: {bytes} bytes in {} s", self.pace.window.as_secs_f32());
             return Err(FetchError::Read(ReadError::Unavailable { cause }));
         }
         Ok(Window::begin(self.pace, &self.place.0, true))
@@ -227,12 +239,9 @@ mod tests {
         assert_eq!(downloads(), 0);
     }
 
-    const HASTY: Pace = Pace { window: Duration::from_millis(50), ..PACE };
-
     #[tokio::test]
     async fn a_silent_stream_ends_with_an_error_and_a_short_one_whole() {
-        let hasty = Pace { least_bytes_per_sec: 1 << 20, window: Duration::from_secs(1) };
-        let line = Line { pace: hasty, ..Line::default() };
+        let line = Line::hasty();
         let first = stream::iter([Ok(Bytes::from_static(b"film"))]);
         let ended = line.paced(first.clone().chain(stream::pending())).try_collect::<Vec<_>>().await;
         assert!(
@@ -244,12 +253,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_time_in_which_nobody_asks_for_more_is_not_the_sources() {
-        let line = Line { pace: HASTY, ..Line::default() };
+        let line = Line::hasty();
         let mut paced = Box::pin(line.paced(stream::iter((0..5).map(|_| Ok(Bytes::from_static(b"film"))))));
         while let Some(chunk) = paced.next().await {
             assert_eq!(chunk.unwrap(), "film");
             // longer than two windows
-            tokio::time::sleep(3 * HASTY.window).await;
+            tokio::time::sleep(3 * line.pace.window).await;
         }
     }
 }
