@@ -14,6 +14,7 @@ pub mod steps;
 // floor 5
 pub mod batches;
 pub mod billing;
+pub mod callbacks;
 pub mod webhooks;
 // floor 4
 pub mod providers;

@@ -55,6 +55,7 @@ metrics! {
     HTTP_REQUESTS = "freezeframe_http_requests_total" Counter "Requests answered, by method, route and status.";
     HTTP_SECONDS = "freezeframe_http_request_seconds" Histogram "Duration of requests, by method and route.";
     ACCOUNT_NEWS = "freezeframe_account_news_total" Counter "What providers told us of our accounts, by account and news: cool, out_of_quota, refused, answered_again.";
+    PROVIDER_CALLBACKS = "freezeframe_provider_callbacks_total" Counter "Callbacks of providers, by account and outcome: noted, again, ignored, forged, mismatch, refused, busy, adopted.";
     VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait because their account had been shut meanwhile.";
     FILES_DELETED = "freezeframe_files_deleted_total" Counter "Files deleted from the object store, by reason: expired, leftover.";
     FILES_NOT_DELETED = "freezeframe_files_not_deleted_total" Counter "Deletions that the object store refused; they are tried again.";
@@ -196,6 +197,13 @@ pub fn attempt_ended(provider: &str, end: &'static str) {
 /// `account` is the name of a configured account; `news` one of `cool`, `out_of_quota`, `refused`, `answered_again`.
 pub fn account_news(account: &str, news: &'static str) {
     counter!(ACCOUNT_NEWS, "account" => account.to_owned(), "news" => news).increment(1);
+}
+
+/// `account` is the name of a configured account; `outcome` one of `noted`, `again`, `ignored`, `forged`, `mismatch`,
+/// `refused` (too large, or not at this address), `busy` (told to come again) and, beside `noted`, `adopted` (it named the
+/// job of a submission whose answer was lost).
+pub fn provider_callback(account: &str, outcome: &'static str) {
+    counter!(PROVIDER_CALLBACKS, "account" => account.to_owned(), "outcome" => outcome).increment(1);
 }
 
 pub fn videos_given_back(count: u64) {

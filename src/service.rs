@@ -4,6 +4,7 @@
 //! Always holds: the roles share one database and nothing else, so any number of processes may play any of them; stopping
 //! is asked for once and hands everything over.
 
+mod listen;
 mod reload;
 
 use std::net::SocketAddr;
@@ -16,22 +17,24 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::api::{ApiState, HttpServer, Listeners};
+use crate::api::{ApiState, CallbackDoor, HttpServer, Listeners};
 use crate::batches::Admission;
+use crate::callbacks::{Ears, Mailbox};
 use crate::config::{Config, Live};
 use crate::db::{self, Database, DatabaseSettings, Embedded, EmbeddedSettings};
 use crate::domain::MasterKey;
 use crate::engine::recorder::Recorder;
 use crate::metrics;
+use crate::providers::callbacks::CallbackBase;
 use crate::providers::egress::ClientTimeouts;
-use crate::providers::{Catalogue, Egress, EgressPolicy, Registry};
+use crate::providers::{Egress, EgressPolicy, Registry};
 use crate::scheduler::{RoutePlan, Scheduler, SchedulerSettings};
 use crate::steps::record::VideoJournal;
 use crate::steps::{AccountTiming, AttemptTiming, Studio};
 use crate::storage::{LinkSigner, Storage, StoreClients};
 use crate::webhooks::Courier;
 use crate::worker::{self, WorkerSettings};
-pub use reload::{Offer, ReloadError, SettingsWatch};
+pub use reload::{CalledBack, Offer, ReloadError, SettingsWatch};
 
 /// The role that everything but migrating acts as; it owns nothing.
 const APP_ROLE: &str = "freezeframe_app";
@@ -199,7 +202,11 @@ impl Service {
         let egress = Egress::new();
         let master = Arc::new(master_key(config)?);
         let given = roles.worker.then_some(parts.providers);
-        let offer = Offer::new(config, egress.clone(), given)?;
+        let listeners = if roles.api { Some(listen::bind(config).await?) } else { None };
+        let public_url = listen::public_url(config, listeners.as_ref())?;
+        let called_back =
+            CalledBack { base: public_url.clone().map(|url| CallbackBase::new(&master, url)), takes: roles.api };
+        let offer = Offer::new(config, egress.clone(), given, called_back)?;
         let storage = match parts.storage {
             Some(storage) => storage,
             None => Storage::open(&config.storage, || store_clients(&egress))?,
@@ -215,8 +222,9 @@ impl Service {
             stop: CancellationToken::new(),
             roles: JoinSet::new(),
         };
-        if roles.api {
-            service.start_api(config, (db, master.clone()), offer.catalogue.clone(), storage.clone()).await?;
+        if let (Some(listeners), Some(public_url)) = (listeners, public_url) {
+            let links = LinkSigner::new(&master, public_url, config.storage.link_ttl)?;
+            service.start_api(config, (db, listeners), &offer, (storage.clone(), links))?;
         }
         if roles.worker || roles.scheduler {
             let engine = store.connect("engine", ENGINE_CONNECTIONS, true).await?;
@@ -231,33 +239,20 @@ impl Service {
         Ok(service)
     }
 
-    async fn start_api(
+    fn start_api(
         &mut self,
         config: &Config,
-        (db, master): (Database, Arc<MasterKey>),
-        catalogue: Live<Catalogue>,
-        storage: Storage,
+        (db, listeners): (Database, Listeners),
+        offer: &Offer,
+        files: (Storage, LinkSigner),
     ) -> Result<()> {
-        let listener = TcpListener::bind(config.listen).await.with_context(|| {
-            format!("cannot listen on {}: another process may, choose another with --listen", config.listen)
-        })?;
-        let address = listener.local_addr()?;
-        let metrics = match config.http.metrics_listen {
-            Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
-                format!("cannot listen on {address} for metrics: choose another with http.metrics_listen")
-            })?),
-            None => None,
-        };
-        let public_url = match &config.public_url {
-            Some(url) => url.clone(),
-            None => Url::parse(&format!("{}://{address}", config.http.scheme()))?,
-        };
-        let links = LinkSigner::new(&master, public_url, config.storage.link_ttl)?;
-        let state = ApiState::new(db.clone(), Admission::new(db), catalogue, (storage, links), config);
+        let door = CallbackDoor::new(offer.desk.clone(), Mailbox::open(db.clone()));
+        let admission = Admission::new(db.clone());
+        let state = ApiState::new(db, admission, offer.catalogue.clone(), files, config).with_callbacks(door);
         let server = HttpServer::new(state, &config.http)?;
-        self.address = Some(address);
-        self.metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
-        self.roles.spawn(server.serve(Listeners { api: listener, metrics }, self.stop.clone()));
+        self.address = Some(listeners.api.local_addr()?);
+        self.metrics_address = listeners.metrics.as_ref().map(TcpListener::local_addr).transpose()?;
+        self.roles.spawn(server.serve(listeners, self.stop.clone()));
         Ok(())
     }
 
@@ -287,6 +282,7 @@ impl Service {
             providers: offer.providers.clone(),
             storage,
             courier: Courier::new(client, (*self.master).clone()),
+            ears: Ears::default(),
             timing: AttemptTiming {
                 lookup_settle: config.attempts.lookup_settle,
                 submit_timeout: config.attempts.submit_timeout,

@@ -1,4 +1,5 @@
-//! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, audit.
+//! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, audit, and
+//! hearing of providers' callbacks.
 //!
 //! Refuses: SQL, decisions. It only connects the queue with the steps.
 
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::callbacks;
 use crate::engine::queue;
 use crate::engine::queue::{SlotSettings, Workers, WorkersStopped, names};
 use crate::metrics;
@@ -57,6 +59,7 @@ pub async fn work(
     let sweeper = tokio::spawn(sweep_regularly(studio.clone(), settings.sweep_every, stop.clone()));
     let purger = tokio::spawn(purge_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_PURGE, stop.clone()));
     let auditor = tokio::spawn(reconcile_regularly(studio.clone(), stop.clone()));
+    let listener = tokio::spawn(callbacks::listen(studio.db.clone(), studio.ears.clone(), stop.clone()));
     let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
     let worked = Workers::new(studio.db.clone(), stop)
         .add(settings.slots(names::GENERATE, settings.video_slots), move |job| steps::generate(generate.clone(), job))
@@ -67,6 +70,7 @@ pub async fn work(
         .run()
         .await;
     sweeper.abort();
+    listener.abort();
     purger.abort();
     auditor.abort();
     worked

@@ -8,6 +8,7 @@
 //! Refuses: to repeat secrets or prompts, to invent a cause.
 
 mod body_fault;
+mod callbacks;
 mod problems;
 #[cfg(test)]
 mod tests;

@@ -29,20 +29,42 @@ impl<T> JsonBody<T> {
     /// # Errors
     /// [`ApiError::body_too_large`], [`ApiError::body_failed`], and busy when other bodies take all the memory.
     pub async fn read(self, max_bytes: usize) -> Result<Bytes, ApiError> {
-        if self.declared_bytes.is_some_and(|bytes| bytes > max_bytes as u64) {
+        read_bounded(self.body, self.declared_bytes, self.room, max_bytes).await
+    }
+}
+
+/// The whole body of a request that is no documented operation.
+///
+/// # Errors
+/// As [`JsonBody::read`].
+pub async fn read_whole(request: &Request, body: Body, max_bytes: usize) -> Result<Bytes, ApiError> {
+    read_bounded(body, declared_bytes(request), request.data::<BodyRoom>().cloned(), max_bytes).await
+}
+
+async fn read_bounded(
+    body: Body,
+    declared_bytes: Option<u64>,
+    room: Option<BodyRoom>,
+    max_bytes: usize,
+) -> Result<Bytes, ApiError> {
+    if declared_bytes.is_some_and(|bytes| bytes > max_bytes as u64) {
+        return Err(ApiError::body_too_large(max_bytes));
+    }
+    let mut chunks = Box::pin(body.into_bytes_stream());
+    let mut read = Buffer::new(room);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| ApiError::body_failed(&error))?;
+        if read.len() + chunk.len() > max_bytes {
             return Err(ApiError::body_too_large(max_bytes));
         }
-        let mut chunks = Box::pin(self.body.into_bytes_stream());
-        let mut read = Buffer::new(self.room);
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| ApiError::body_failed(&error))?;
-            if read.len() + chunk.len() > max_bytes {
-                return Err(ApiError::body_too_large(max_bytes));
-            }
-            read.push(&chunk)?;
-        }
-        Ok(read.freeze())
+        read.push(&chunk)?;
     }
+    Ok(read.freeze())
+}
+
+/// What `Content-Length` says.
+fn declared_bytes(request: &Request) -> Option<u64> {
+    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl<T: Type> Payload for JsonBody<T> {
@@ -65,8 +87,7 @@ impl<T: Type> ParsePayload for JsonBody<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let declared = request.headers().get(header::CONTENT_LENGTH);
-        let declared_bytes = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+        let declared_bytes = declared_bytes(request);
         let room = request.data::<BodyRoom>().cloned();
         Ok(JsonBody { body: body.take()?, declared_bytes, room, documented: PhantomData })
     }

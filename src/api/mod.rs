@@ -11,6 +11,7 @@
 mod auth;
 mod batch_schema;
 mod batches;
+mod callbacks;
 mod docs;
 mod error;
 mod files;
@@ -32,7 +33,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use poem::{Endpoint, EndpointExt as _, Response, Route, get};
+use poem::{Endpoint, EndpointExt as _, Response, Route, get, post};
 use poem_openapi::{ExtraHeader, OpenApiService, Tags};
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
@@ -46,6 +47,7 @@ use crate::providers::egress::EgressPolicy;
 use crate::storage::{LinkSigner, Storage};
 
 use auth::KnownKeys;
+pub use callbacks::CallbackDoor;
 use error::ApiError;
 use operations::Operations;
 pub use server::{HttpServer, Listeners, allow_files};
@@ -68,6 +70,8 @@ pub struct ApiState {
     order_limits: OrderLimits,
     max_body_bytes: usize,
     known_keys: Arc<KnownKeys>,
+    /// Without it, no callbacks are taken.
+    callbacks: Option<CallbackDoor>,
     /// Set when the process stops: it is no longer ready.
     stopping: CancellationToken,
 }
@@ -99,8 +103,14 @@ impl ApiState {
             order_limits,
             max_body_bytes: config.limits.max_body_bytes,
             known_keys: Arc::default(),
+            callbacks: None,
             stopping: CancellationToken::new(),
         }
+    }
+
+    /// Takes callbacks of providers too.
+    pub fn with_callbacks(self, door: CallbackDoor) -> ApiState {
+        ApiState { callbacks: Some(door), ..self }
     }
 
     /// A connection for reads, within [`CONNECTION_WITHIN`].
@@ -137,6 +147,8 @@ fn routes(state: ApiState, metrics_here: bool) -> impl Endpoint<Output = Respons
         .at("/openapi.json", docs::document(openapi_json()))
         .at("/problems", docs::problems())
         .at("/files/:file", get(files::file).head(files::file))
+        .at("/callbacks/:account", post(callbacks::of_project))
+        .at("/callbacks/:account/:token", post(callbacks::of_attempt))
         .at("/healthz", get(ops::healthz))
         .at("/readyz", get(ops::readyz))
         .nest(PREFIX, service);

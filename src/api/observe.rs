@@ -1,7 +1,8 @@
 //! The outermost layer: every request gets a trace id, is counted and timed by the pattern of its route, survives a panic
 //! of its handler, and leaves an error only as a problem.
 //!
-//! Refuses: to take a trace id from a client, to write a query (it may hold a signature), a header or a body into a log.
+//! Refuses: to take a trace id from a client, to write a query (it may hold a signature), the
+//! token of a callback, a header or a body into a log.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ impl<E: Endpoint> Endpoint for Observed<E> {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let started = Instant::now();
         let trace_id = Ulid::generate().to_string();
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let (method, path) = (request.method().clone(), shown(request.uri().path()));
         let span = tracing::info_span!("request", %trace_id, %method, path);
         let answer = async {
             let answer = AssertUnwindSafe(self.0.get_response(request)).catch_unwind().await;
@@ -50,6 +51,12 @@ impl<E: Endpoint> Endpoint for Observed<E> {
         tracing::debug!(status = response.status().as_u16(), took_ms = took.as_millis() as u64, "answered");
         Ok(response)
     }
+}
+
+/// A path as it may be seen: what stands behind the account of a callback is as good as a key.
+fn shown(path: &str) -> String {
+    let account = path.strip_prefix("/callbacks/").and_then(|rest| rest.split_once('/')).map(|(account, _)| account);
+    account.map_or_else(|| path.to_owned(), |account| format!("/callbacks/{account}/***"))
 }
 
 fn route_of(response: &Response) -> Arc<str> {
@@ -71,5 +78,18 @@ fn method_name(method: &poem::http::Method) -> &'static str {
         Method::DELETE => "DELETE",
         Method::OPTIONS => "OPTIONS",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn the_token_of_a_callback_is_not_shown() {
+        assert_eq!(shown("/callbacks/fal/c2VjcmV0"), "/callbacks/fal/***");
+        assert_eq!(shown("/callbacks/fal/c2VjcmV0/more"), "/callbacks/fal/***");
+        assert_eq!(shown("/callbacks/sora"), "/callbacks/sora");
+        assert_eq!(shown("/api/enterprise/video-batch"), "/api/enterprise/video-batch");
     }
 }

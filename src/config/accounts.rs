@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::Value;
 use url::Url;
 
+use super::callbacks::{self, CallbackConfig};
 use super::fal::{self, FalConfig};
 use super::models::ModelConfig;
 use super::reader::{Reader, Section};
@@ -96,6 +97,7 @@ pub struct ProviderConfig {
     pub poll_interval: Duration,
     /// Whether the account can list its jobs: the only way to find a submission whose answer was lost.
     pub can_list: bool,
+    pub callbacks: CallbackConfig,
 }
 
 impl ProviderConfig {
@@ -111,6 +113,7 @@ impl ProviderConfig {
             max_in_flight: 10_000,
             poll_interval: Duration::from_millis(250),
             can_list: true,
+            callbacks: CallbackConfig::default(),
         }
     }
 }
@@ -127,6 +130,9 @@ pub(super) fn read(reader: &mut Reader, variables: &BTreeMap<String, String>) ->
         let provider = read_provider(&mut section, variables);
         section.finish();
         if let Some(variable) = provider.as_ref().and_then(|provider| provider.api_key_env.as_deref()) {
+            reader.forget(variable);
+        }
+        if let Some(variable) = provider.as_ref().and_then(|provider| provider.callbacks.secret_env.as_deref()) {
             reader.forget(variable);
         }
         providers.extend(provider);
@@ -148,6 +154,7 @@ fn read_provider(section: &mut Section<'_>, variables: &BTreeMap<String, String>
     let max_in_flight = rate(section.required_number("max_in_flight", 1..=1_000_000));
     let poll_interval = section.millis("poll_interval_ms", 10_000, 5..=600_000);
     let can_list = section.flag("can_list", true);
+    let callbacks = callbacks::read(section, kind.as_ref(), variables);
     Some(ProviderConfig {
         name: name?,
         kind: kind?,
@@ -158,6 +165,7 @@ fn read_provider(section: &mut Section<'_>, variables: &BTreeMap<String, String>
         max_in_flight,
         poll_interval,
         can_list,
+        callbacks,
     })
 }
 

@@ -7,6 +7,7 @@
 //! Refuses: unknown settings, values out of bounds, prices with a fraction of a credit, a password in a URL that is shown.
 
 mod accounts;
+mod callbacks;
 mod fal;
 mod http;
 mod live;
@@ -26,6 +27,7 @@ use url::Url;
 
 use crate::domain::Secret;
 pub use accounts::{GoogleIdentity, ProviderConfig, ProviderKind, VeoConfig, VertexConfig};
+pub use callbacks::CallbackConfig;
 pub use fal::{FalConfig, InputPattern, Quantity};
 pub use http::{ConnectionLimits, HttpConfig, RequestLimits, TlsConfig, WaitLimits};
 pub use live::Live;
@@ -139,6 +141,9 @@ impl Config {
         let data_dir = top.text("data_dir").map_or_else(|| PathBuf::from(".freezeframe"), PathBuf::from);
         let listen = top.parsed("listen", "an address with a port, such as 127.0.0.1:8080");
         let public_url = top.web_url("public_url");
+        if let Some(account) = callbacks::without_address(&providers, public_url.as_ref()) {
+            top.problem("public_url", format_args!("is missing: the provider {account:?} is to call back there"));
+        }
         let database_url = read_database_url(&mut top, &variables);
         let master_key = top.text("master_key").map(Secret::new);
         let postgres_bin_dir = top.text("postgres_bin_dir").map(PathBuf::from);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::book::{BookedJob, JobState, Totals};
+use super::callbacks::CallbackFault;
 use super::script::{Detour, Fault, Hostile, OddPicture};
 
 /// What `progress` shows on successive polls of a job whose progress jumps.
@@ -45,6 +46,7 @@ pub(super) struct Sight {
     /// Leave keys out that would be null.
     pub(super) sparse: bool,
     pub(super) hostile: Option<Hostile>,
+    pub(super) callback: Option<CallbackFault>,
 }
 
 /// An accepted job.
@@ -74,6 +76,8 @@ pub(super) struct Terms {
     pub(super) at_create: Option<Fault>,
     /// The fault that the job carries, if any.
     pub(super) on_job: Option<Fault>,
+    /// What goes wrong with its callback, if anything.
+    pub(super) callback: Option<CallbackFault>,
 }
 
 /// Why a finished video cannot be had.
@@ -114,6 +118,12 @@ impl Job {
 
     pub(super) fn is_finished(&self, now_ms: u64) -> bool {
         matches!(self.state(now_ms), JobState::Completed | JobState::Failed)
+    }
+
+    /// For how long it has ended, in milliseconds; `None` while it has not.
+    pub(super) fn ended_for(&self, now_ms: u64) -> Option<u64> {
+        let since = self.cancelled_ms.unwrap_or(self.done_ms());
+        self.is_finished(now_ms).then(|| now_ms.saturating_sub(since))
     }
 
     /// Whether polls and lists know the job.
@@ -205,6 +215,7 @@ impl Job {
             expires_ms: self.expires_ms(),
             sparse: self.terms.sparse,
             hostile: self.hostile_poll(),
+            callback: self.terms.callback.clone(),
         }
     }
 
@@ -333,6 +344,7 @@ mod tests {
             sparse: false,
             at_create: None,
             on_job,
+            callback: None,
         };
         Job {
             id: "video_1".into(),

@@ -9,11 +9,13 @@
 //! - Downloads are real, playable clips ([`clip`]).
 //! - It imports nothing of the house, so that it cannot share the house's misunderstandings of the protocol.
 //! - One studio, one book and one script of faults stand behind all surfaces.
-//! - It serves no remix, edit, extension or character endpoints and sends no webhooks.
+//! - It calls back where its clients ask for it ([`CallbackFault`] says how that may go wrong).
+//! - It serves no remix, edit, extension or character endpoints.
 
 pub mod clip;
 
 mod book;
+mod callbacks;
 mod clock;
 mod content;
 mod control;
@@ -42,10 +44,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use book::{Book, BookedJob, CreateStamp, JobState, Totals};
+pub use callbacks::{CallbackFault, SentCallback};
 pub use journal::SeenRequest;
 pub use profile::{ModelCard, Profile};
 pub use script::{Detour, Fault, Hostile, Nth, OddPicture, Rule};
 
+use callbacks::Callbacks;
 use content::Clips;
 use door::{Connections, Door};
 use journal::Journal;
@@ -71,6 +75,7 @@ pub struct Emulator {
     address: SocketAddr,
     studio: Arc<Studio>,
     journal: Arc<Journal>,
+    callbacks: Arc<Callbacks>,
     serving: JoinHandle<std::io::Result<()>>,
     serving_files: JoinHandle<std::io::Result<()>>,
     stopping: DropGuard,
@@ -88,15 +93,18 @@ impl Emulator {
         let files_door = files_door.with_context(|| format!("the provider emulator cannot listen on {files}"))?;
         let studio = Arc::new(Studio::new(settings.seed, settings.api_key, settings.profile));
         let journal = Arc::new(Journal::default());
+        let callbacks = Arc::new(Callbacks::new());
         let office = Arc::new(Office {
             studio: Arc::clone(&studio),
             connections,
             clips: Clips::default(),
             journal: Arc::clone(&journal),
+            callbacks: Arc::clone(&callbacks),
             home: format!("http://{address}"),
             other_host: other_host(files_door.address()),
         });
         let stop = CancellationToken::new();
+        tokio::spawn(Arc::clone(&callbacks).run(Arc::clone(&studio), stop.clone()));
         let (stopped, files_stopped) = (stop.clone().cancelled_owned(), stop.clone().cancelled_owned());
         let server = Server::new_with_acceptor(door).name("provider emulator");
         let routes = http::routes(Arc::clone(&office));
@@ -104,7 +112,7 @@ impl Emulator {
         let server = Server::new_with_acceptor(files_door).name("provider emulator, files");
         let routes = http::other_host_routes(office);
         let serving_files = tokio::spawn(server.run_with_graceful_shutdown(routes, files_stopped, Some(STOP_PATIENCE)));
-        Ok(Emulator { address, studio, journal, serving, serving_files, stopping: stop.drop_guard() })
+        Ok(Emulator { address, studio, journal, callbacks, serving, serving_files, stopping: stop.drop_guard() })
     }
 
     /// What a client's base URL is set to: `http://127.0.0.1:PORT/v1`, no slash at the end.
@@ -160,6 +168,21 @@ impl Emulator {
     /// The requests that were kept, in order of arrival, those to the other host included.
     pub fn requests(&self) -> Vec<SeenRequest> {
         self.journal.seen()
+    }
+
+    /// Registers where the end of every job of the `/v1/videos` surface is told, and the secret (`whsec_...`) that signs it.
+    pub fn register_project_callback(&self, url: &str, secret: &str) {
+        self.callbacks.register(url, secret);
+    }
+
+    /// The calls that were made, in order.
+    pub fn sent_callbacks(&self) -> Vec<SentCallback> {
+        self.callbacks.sent()
+    }
+
+    /// Exchanges the key that signs calls in fal's form; the old one is not published any more.
+    pub fn rotate_callback_key(&self) {
+        self.callbacks.rotate();
     }
 
     /// Bytes of endless bodies that clients took, or that lie in buffers on the way to them.

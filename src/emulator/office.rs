@@ -6,6 +6,7 @@ use poem::http::StatusCode;
 use poem::{Request, Response};
 use serde_json::Value;
 
+use super::callbacks::Callbacks;
 use super::content::Clips;
 use super::door::Connections;
 use super::hostile;
@@ -19,6 +20,7 @@ pub(super) struct Office {
     pub(super) connections: Connections,
     pub(super) clips: Clips,
     pub(super) journal: Arc<Journal>,
+    pub(super) callbacks: Arc<Callbacks>,
     /// `http://host:port`, no slash at the end: this provider.
     pub(super) home: String,
     /// The same of its other host, which has the files.

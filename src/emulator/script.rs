@@ -9,6 +9,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::callbacks::CallbackFault;
+
 /// Everything that can go wrong, in the order in which a video meets it. JSON: `{"kind":"rate_limited","retry_after_secs":2}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -218,6 +220,8 @@ pub struct Rule {
     pub times: Option<u32>,
     /// Milliseconds from create to the job's end, in place of the profile's range.
     pub latency_ms: Option<u64>,
+    /// What goes wrong with the job's callback, beside the fault.
+    pub callback: Option<CallbackFault>,
 }
 
 impl Rule {
@@ -251,6 +255,10 @@ impl Rule {
 
     pub fn latency_ms(self, latency_ms: u64) -> Self {
         Rule { latency_ms: Some(latency_ms), ..self }
+    }
+
+    pub fn callback(self, fault: CallbackFault) -> Self {
+        Rule { callback: Some(fault), ..self }
     }
 }
 

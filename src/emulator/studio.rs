@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::book::{Book, CreateStamp, Totals};
+use super::callbacks::CallbackFault;
 use super::clock::Clock;
 use super::jobs::{Job, Order, Sight, Spoil, Terms, Unavailable};
 use super::outcomes::{Created, Download, Invalid, Listed, NoFile, NotDeleted, NotSeen, Page};
@@ -112,6 +113,7 @@ impl Studio {
             sparse: lot.draw(Draw::Sparse).is_multiple_of(2),
             at_create: fate.at_create.clone(),
             on_job: fate.on_job,
+            callback: fate.callback,
         };
         let job = memory.accept(self.origin, request, terms, now_ms);
         Created::Accepted { job, fault: fate.at_create }
@@ -131,6 +133,13 @@ impl Studio {
     pub(super) fn glance(&self, id: &str) -> Option<Sight> {
         let now_ms = self.clock.now_ms();
         self.memory().visible(id).map(|job| job.sight(now_ms))
+    }
+
+    /// For how long a job has ended, in milliseconds; `None` while it has not.
+    pub(super) fn ended_for(&self, id: &str) -> Option<u64> {
+        let now_ms = self.clock.now_ms();
+        let memory = self.memory();
+        memory.jobs.get(*memory.by_id.get(id)?)?.ended_for(now_ms)
     }
 
     pub(super) fn delete(&self, id: &str) -> Result<(), NotDeleted> {
@@ -279,6 +288,7 @@ struct Fate {
     at_create: Option<Fault>,
     on_job: Option<Fault>,
     latency_ms: u64,
+    callback: Option<CallbackFault>,
 }
 
 impl Memory {
@@ -296,16 +306,17 @@ impl Memory {
             let rule = self.script.take(&prompt, &request.model, nth);
             if let Some(rule) = rule.or_else(|| self.policy.take(&prompt, &request.model, nth)) {
                 let latency_ms = rule.latency_ms.unwrap_or(latency_ms);
+                let callback = rule.callback.clone();
                 return match rule.fault.clone() {
                     Some(fault) if fault.strikes_at_create() => {
-                        Fate { at_create: Some(fault), on_job: None, latency_ms }
+                        Fate { at_create: Some(fault), on_job: None, latency_ms, callback }
                     }
-                    on_job => Fate { at_create: None, on_job, latency_ms },
+                    on_job => Fate { at_create: None, on_job, latency_ms, callback },
                 };
             }
         }
         let chances = self.profile.chances(lot);
-        Fate { at_create: chances.at_create, on_job: chances.on_job, latency_ms }
+        Fate { at_create: chances.at_create, on_job: chances.on_job, latency_ms, callback: None }
     }
 
     fn accept(&mut self, origin: u64, request: Order, terms: Terms, now_ms: u64) -> Sight {

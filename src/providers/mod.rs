@@ -14,6 +14,7 @@
 
 mod adapter;
 mod byte_stream;
+pub mod callbacks;
 pub mod catalogue;
 pub mod egress;
 mod fal;
@@ -36,6 +37,7 @@ use chrono::{DateTime, Utc};
 use crate::config::{AttemptsConfig, Config, ProviderConfig, ProviderKind};
 use crate::domain::{AttemptId, FailureClass, Size};
 pub use byte_stream::ByteStream;
+use callbacks::CallbackBase;
 pub use catalogue::{Catalogue, CatalogueError, Model};
 pub use egress::{Answer, Egress, EgressError, EgressPolicy, GuardedClient};
 pub use fal::Fal;
@@ -249,6 +251,22 @@ pub trait Provider: Send + Sync {
     /// The pause between two polls of one job.
     fn poll_interval(&self) -> Duration;
 
+    /// Whether callbacks of this account are taken: they shorten waiting, and may name the job of a submission whose answer
+    /// was lost. What they say is for a poll to confirm.
+    fn has_callbacks(&self) -> bool {
+        false
+    }
+
+    /// The job of a handle as callbacks call it; `None` for a handle that cannot be read.
+    fn job_of(&self, handle: &Handle) -> Option<String> {
+        Some(handle.0.clone())
+    }
+
+    /// The handle of a job that a callback named and that was ordered as `upstream_model`; `None` when it can be none.
+    fn handle_of(&self, job: &str, _upstream_model: &str) -> Option<Handle> {
+        Some(Handle(job.to_owned()))
+    }
+
     /// Orders one video, once. The attempt must have been committed before.
     async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome;
 
@@ -291,10 +309,22 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`] when a key is missing here or cannot be sent, or when TLS cannot be set up.
     pub fn from_config(config: &Config, egress: &Egress) -> Result<Registry, RegistryError> {
+        Registry::called_back_at(config, egress, None)
+    }
+
+    /// The accounts of the settings, which call back at `base` where they can.
+    ///
+    /// # Errors
+    /// As [`Registry::from_config`].
+    pub fn called_back_at(
+        config: &Config,
+        egress: &Egress,
+        base: Option<&CallbackBase>,
+    ) -> Result<Registry, RegistryError> {
         let mut registry = Registry::default();
         let mut problems = Vec::new();
         for account in &config.providers {
-            match build(account, &config.attempts, egress) {
+            match build(account, &config.attempts, egress, base) {
                 Ok(provider) => registry.insert(provider),
                 Err(problem) => problems.push(format!("provider {:?}: {problem:#}", account.name)),
             }
@@ -333,13 +363,23 @@ impl Registry {
 }
 
 /// One account, by its kind.
-fn build(account: &ProviderConfig, attempts: &AttemptsConfig, egress: &Egress) -> anyhow::Result<Arc<dyn Provider>> {
+fn build(
+    account: &ProviderConfig,
+    attempts: &AttemptsConfig,
+    egress: &Egress,
+    base: Option<&CallbackBase>,
+) -> anyhow::Result<Arc<dyn Provider>> {
+    let called_back = base.and_then(|base| base.of_account(account));
     Ok(match &account.kind {
-        ProviderKind::OpenaiVideos => Arc::new(OpenaiVideos::new(account, attempts, egress)?),
-        ProviderKind::VeoGemini(veo) => Arc::new(Veo::on_gemini(account, veo, attempts, egress)?),
+        ProviderKind::OpenaiVideos => {
+            Arc::new(OpenaiVideos::new(account, attempts, egress)?.with_callbacks(called_back))
+        }
+        ProviderKind::VeoGemini(veo) => {
+            Arc::new(Veo::on_gemini(account, veo, attempts, egress)?.with_callbacks(called_back))
+        }
         ProviderKind::VeoVertex(veo, vertex) => Arc::new(Veo::on_vertex(account, veo, vertex, attempts, egress)?),
-        ProviderKind::GeminiOmni => Arc::new(GeminiOmni::new(account, attempts, egress)?),
-        ProviderKind::Fal(fal) => Arc::new(Fal::new(account, fal, attempts, egress)?),
+        ProviderKind::GeminiOmni => Arc::new(GeminiOmni::new(account, attempts, egress)?.with_callbacks(called_back)),
+        ProviderKind::Fal(fal) => Arc::new(Fal::new(account, fal, attempts, egress)?.with_callbacks(called_back)),
     })
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 
 use crate::config::{Config, ConfigError, Live};
+use crate::providers::callbacks::{CallbackBase, CallbackDesk};
 use crate::providers::{Catalogue, Egress, Registry};
 use crate::scheduler::{AccountLimits, ModelRoutes, Route, RoutePlan};
 
@@ -24,11 +25,33 @@ pub struct Offer {
     pub plan: Live<RoutePlan>,
     /// Empty in a process that makes no videos.
     pub providers: Live<Registry>,
+    /// Whose callbacks this process takes; empty in one without an API.
+    pub desk: Live<CallbackDesk>,
     pub(super) egress: Egress,
+    called_back: CalledBack,
     /// Whether the accounts are made from the settings.
     makes_accounts: bool,
     /// The settings that need a restart, as they were at the start.
     fixed: Vec<(&'static str, String)>,
+}
+
+/// Where providers call back, and whether this process takes their calls.
+#[derive(Clone, Debug, Default)]
+pub struct CalledBack {
+    /// `None` where nothing says how the world reaches this installation: then nobody is asked to call.
+    pub base: Option<CallbackBase>,
+    pub takes: bool,
+}
+
+impl CalledBack {
+    fn desk(&self, config: &Config, egress: &Egress) -> Result<CallbackDesk> {
+        match &self.base {
+            Some(base) if self.takes => {
+                CallbackDesk::from_config(config, egress, base).context("the callbacks of provider accounts")
+            }
+            _ => Ok(CallbackDesk::default()),
+        }
+    }
 }
 
 /// Why settings were not taken over; everything is as before.
@@ -47,12 +70,19 @@ impl Offer {
     ///
     /// # Errors
     /// Says what is wrong with the models or the accounts.
-    pub(super) fn new(config: &Config, egress: Egress, accounts: Option<Option<Registry>>) -> Result<Offer> {
+    pub(super) fn new(
+        config: &Config,
+        egress: Egress,
+        accounts: Option<Option<Registry>>,
+        called_back: CalledBack,
+    ) -> Result<Offer> {
         let makes_accounts = matches!(accounts, Some(None));
         let catalogue = Catalogue::from_config(config).context("the model catalogue")?;
         let providers = match accounts {
             Some(Some(ready)) => ready,
-            Some(None) => Registry::from_config(config, &egress).context("the provider accounts")?,
+            Some(None) => {
+                Registry::called_back_at(config, &egress, called_back.base.as_ref()).context("the provider accounts")?
+            }
             None => Registry::default(),
         };
         if accounts_are_needed(makes_accounts, &providers) {
@@ -62,7 +92,9 @@ impl Offer {
             plan: Live::new(route_plan(config, &catalogue)),
             catalogue: Live::new(catalogue),
             providers: Live::new(providers),
+            desk: Live::new(called_back.desk(config, &egress)?),
             egress,
+            called_back,
             makes_accounts,
             fixed: fixed(config),
         })
@@ -94,9 +126,10 @@ impl Offer {
         }
         let unusable = |error: anyhow::Error| ReloadError::Unusable(error);
         let catalogue = Catalogue::from_config(config).context("the model catalogue").map_err(unusable)?;
+        let desk = self.called_back.desk(config, &self.egress).map_err(unusable)?;
         let mut accounts = None;
         if self.makes_accounts {
-            let made = Registry::from_config(config, &self.egress).context(
+            let made = Registry::called_back_at(config, &self.egress, self.called_back.base.as_ref()).context(
                 "the provider accounts (a new variable for a key needs a restart: a process keeps the environment that it \
                  was started with)",
             );
@@ -107,6 +140,7 @@ impl Offer {
         if accounts_are_needed(self.makes_accounts, registry) {
             registry.check(&catalogue).context("the model catalogue").map_err(unusable)?;
         }
+        self.desk.set(desk);
         // accounts first: nothing is released to an account that the workers do not know
         if let Some(accounts) = accounts {
             self.providers.set(accounts);
@@ -262,7 +296,7 @@ mod tests {
     }
 
     fn offer(text: &str) -> Offer {
-        Offer::new(&config(text), Egress::new(), Some(None)).unwrap()
+        Offer::new(&config(text), Egress::new(), Some(None), CalledBack::default()).unwrap()
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod sweep;
 
 use std::time::Duration;
 
+use crate::callbacks::Ears;
 use crate::config::Live;
 use crate::db::Database;
 use crate::engine::recorder::Recorder;
@@ -64,6 +65,8 @@ pub struct Studio {
     pub providers: Live<Registry>,
     pub storage: Storage,
     pub courier: Courier,
+    /// Who in this process may be called about.
+    pub ears: Ears,
     pub timing: AttemptTiming,
     pub accounts: AccountTiming,
 }

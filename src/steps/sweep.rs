@@ -4,6 +4,7 @@
 use sqlx::{Connection, PgConnection};
 
 use crate::billing::{self, ReconcileError, Reconciliation};
+use crate::callbacks;
 use crate::db::{self, Database};
 use crate::domain::{BatchId, VideoId};
 use crate::engine::queue;
@@ -53,6 +54,7 @@ pub async fn sweep(db: &Database) -> Result<Swept, sqlx::Error> {
         deliveries: queue::push_missing(&mut tx, queue::names::NOTIFY, &delivery_ids).await?,
     };
     queue::forget_dead_workers(&mut tx).await?;
+    callbacks::forget_old(&mut tx).await?;
     db::commit("sweep", tx).await?;
     if swept != Swept::default() {
         tracing::info!(

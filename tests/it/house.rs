@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Room and floor. A room imports only from lower floors; what drives the service stands above it.
-const FLOORS: [(&str, u32); 21] = [
+const FLOORS: [(&str, u32); 22] = [
     ("main", 11),
     ("cli", 10),
     ("bench", 9),
@@ -16,6 +16,7 @@ const FLOORS: [(&str, u32); 21] = [
     ("steps", 6),
     ("batches", 5),
     ("billing", 5),
+    ("callbacks", 5),
     ("webhooks", 5),
     ("providers", 4),
     ("storage", 4),

@@ -5,6 +5,7 @@
 
 mod admission;
 mod app;
+mod callbacks;
 mod cli;
 mod conformance;
 mod crash;

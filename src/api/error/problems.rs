@@ -47,6 +47,8 @@ kinds! {
         "No field that is known needs more than a few levels; see the schema at /docs.";
     Unauthorized = "unauthorized" UNAUTHORIZED "API key missing or not valid"
         "Send your key in the header `X-API-Key`, whole and without quotes.";
+    ForgedCallback = "forged-callback" UNAUTHORIZED "Callback not genuine"
+        "For providers alone: sign the call with the key that was agreed, and send it at once to the address that was given.";
     ShortOfCredits = "short-of-credits" PAYMENT_REQUIRED "Not enough credits"
         "Send a smaller batch, wait for refunds, or buy credits for at least `shortfall`.";
     ForgedLink = "forged-link" FORBIDDEN "Link not valid"

@@ -8,6 +8,7 @@
 //! | `/gcs/storage/v1`, `/oauth/token` | the bucket and the tokens that belong to Vertex AI: [`google`] |
 //! | `/omni/v1beta`, `/omni-inline/v1beta` | [`gemini_omni`], with films behind links and always inside of the answers |
 //! | `/fal` | [`fal`] |
+//! | `/.well-known/jwks.json` | the keys that sign callbacks |
 //!
 //! A surface turns bytes into an [`Order`](super::jobs::Order) as strictly as its vendor does, and what the studio says
 //! into the vendor's words; it decides nothing. A new one is a module with `routes()` and a line in [`mount`]. It has to
@@ -25,11 +26,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use poem::http::{HeaderValue, StatusCode};
-use poem::{Endpoint, IntoResponse, Request, Response, Route};
+use poem::web::Data;
+use poem::{Endpoint, IntoResponse, Request, Response, Route, get, handler};
 use serde_json::Value;
 
 use super::content;
-use super::office::Office;
+use super::office::{Office, json_response};
 use super::script::Fault;
 use gemini_omni::Films;
 
@@ -44,11 +46,16 @@ const FAL: &str = "/fal";
 
 /// Every surface at its prefix.
 pub(super) fn mount(routes: Route) -> Route {
-    let routes = routes.nest("/v1/videos", openai_videos::routes());
+    let routes = routes.nest("/v1/videos", openai_videos::routes()).at("/.well-known/jwks.json", get(key_set));
     let routes = routes.nest("/veo/v1beta", veo::gemini_routes()).nest("/vertex/v1", veo::vertex_routes());
     let routes = routes.nest("/gcs/storage/v1", google::storage_routes()).at("/oauth/token", google::token_route());
     let routes = routes.nest(GEMINI_OMNI, gemini_omni::routes(Films::AsAsked));
     routes.nest("/omni-inline/v1beta", gemini_omni::routes(Films::Inline)).nest(FAL, fal::routes())
+}
+
+#[handler]
+fn key_set(office: Data<&Arc<Office>>) -> Response {
+    json_response(office.callbacks.key_set().to_string())
 }
 
 /// An error of the server itself, such as an unknown path.

@@ -7,8 +7,8 @@
 //!
 //! - `X-Fal-No-Retry: 1` goes with every order. Without it the platform runs a request up to ten times, and what it pays
 //!   to the vendor behind it each time is ours.
-//! - There is no list and no client key: a submission whose answer was lost cannot be found until callbacks exist. The
-//!   query `fal_webhook` is the place for them, see [`Fal::order_url`].
+//! - There is no list and no client key: a submission whose answer was lost can be found by its callback alone
+//!   ([`callback`]), whose address goes with the order as `fal_webhook`.
 //! - Every model wants length and size in fields of its own: [`crate::config::FalConfig`]. A model without a pattern is
 //!   refused before anything is sent.
 //! - A result of 422 is about the order: the content policy, or its fields. A 5xx that carries fal's own error form ends
@@ -23,6 +23,7 @@
 //! Unconfirmed, and taken either way: which status the result of a cancelled request has (499 or a COMPLETED with
 //! `client_cancelled`); whether a malformed order is refused at once or by its result.
 
+mod callback;
 mod wire;
 
 use std::time::Duration;
@@ -36,6 +37,7 @@ use url::Url;
 use super::adapter::{
     ApiClient, Ask, Credential, ErrorBody, FilePolicy, JsonBounds, OddWords, Reply, Vocabulary, refusal,
 };
+use super::callbacks::CallbackAddresses;
 use super::egress::Egress;
 use super::{
     Billed, BilledWhen, Billing, ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest,
@@ -43,6 +45,7 @@ use super::{
 };
 use crate::config::{AttemptsConfig, FalConfig, ProviderConfig};
 use crate::domain::{AttemptId, FailureClass};
+pub(super) use callback::FalCallbacks;
 use wire::Ticket;
 
 const VOCABULARY: Vocabulary = Vocabulary {
@@ -66,6 +69,7 @@ pub struct Fal {
     poll_interval: Duration,
     config: FalConfig,
     odd_words: OddWords,
+    callbacks: Option<CallbackAddresses>,
 }
 
 impl Fal {
@@ -84,7 +88,13 @@ impl Fal {
             poll_interval: account.poll_interval,
             config: config.clone(),
             odd_words: OddWords::default(),
+            callbacks: None,
         })
+    }
+
+    /// Orders name the address at which the end of the request is told.
+    pub(super) fn with_callbacks(self, callbacks: Option<CallbackAddresses>) -> Fal {
+        Fal { callbacks, ..self }
     }
 
     /// Where a model is ordered; `callback` is told of the end of the request.
@@ -148,14 +158,27 @@ impl Provider for Fal {
         self.poll_interval
     }
 
-    async fn submit(&self, request: &GenerationRequest<'_>, _attempt: AttemptId) -> SubmitOutcome {
+    fn has_callbacks(&self) -> bool {
+        self.callbacks.is_some()
+    }
+
+    fn job_of(&self, handle: &Handle) -> Option<String> {
+        Ticket::read(handle, &self.api.url([]))?.request_id()
+    }
+
+    fn handle_of(&self, job: &str, upstream_model: &str) -> Option<Handle> {
+        Some(Ticket::of(&serde_json::json!({"request_id": job}), upstream_model, &self.api.url([]))?.handle())
+    }
+
+    async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome {
         let input = match wire::input(&self.config, request) {
             Ok(input) => input,
             Err((class, message)) => return SubmitOutcome::Rejected { class, message, retry_after: None },
         };
         let fill = |post: reqwest::RequestBuilder| post.header("x-fal-no-retry", "1").json(&input);
         let handle_of = |answer: &Value| Some(Ticket::of(answer, request.upstream_model, &self.api.url([]))?.handle());
-        self.api.submit(self.order_url(request.upstream_model, None), request, fill, handle_of).await
+        let callback = self.callbacks.as_ref().map(|addresses| addresses.of_attempt(attempt));
+        self.api.submit(self.order_url(request.upstream_model, callback.as_ref()), request, fill, handle_of).await
     }
 
     async fn poll(&self, handle: &Handle) -> Result<PollOutcome, ReadError> {

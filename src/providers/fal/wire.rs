@@ -64,6 +64,13 @@ impl Ticket {
         })
     }
 
+    /// The id of the request: what stands behind `requests`, or at the end.
+    pub(super) fn request_id(&self) -> Option<String> {
+        let segments: Vec<&str> = self.result.path_segments()?.collect();
+        let behind = segments.iter().rposition(|segment| *segment == "requests").and_then(|at| segments.get(at + 1));
+        behind.or(segments.last()).filter(|id| !id.is_empty()).map(|id| (*id).to_owned())
+    }
+
     pub(super) fn handle(&self) -> Handle {
         let paths = Paths {
             status: self.status.path().to_owned(),

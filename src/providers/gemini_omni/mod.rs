@@ -4,7 +4,8 @@
 //! a lost connection loses it), names length, shape and resolution, and asks for the file as a `uri`. Its label is the
 //! attempt. A poll is `GET /interactions/{id}`; the film is in `steps[]`, `model_output`, `content[]`, `video`.
 //!
-//! - There is no list: a submission whose answer was lost cannot be found. The label is for Google's own support and bills.
+//! - There is no list: a submission whose answer was lost can be found by its callback alone, whose address goes with the
+//!   order as `webhook_config`. The label is for Google's own support and bills.
 //! - Completed with words in place of a film is what a refusal of the content policy looks like. Completed with nothing at
 //!   all is not: Google has shown such records for films that were there, so it counts as still running, up to the deadline.
 //! - An id that is not known is a 400, not a 404. A 400 that speaks of the key or of credit is none.
@@ -18,7 +19,7 @@
 //! 720p), so with the film; a refusal produces no video tokens. What a job costs that failed or was cancelled on the way is
 //! not said. Files are kept for 48 hours, records of paid accounts for 55 days.
 //!
-//! Refuses: image, edit and extension orders; the Vertex flavour; callbacks.
+//! Refuses: image, edit and extension orders; the Vertex flavour.
 
 mod wire;
 
@@ -33,6 +34,7 @@ use url::Url;
 use super::adapter::{
     ApiClient, Ask, Credential, ErrorBody, FilePolicy, JsonBounds, OddWords, Vocabulary, json, refusal,
 };
+use super::callbacks::CallbackAddresses;
 use super::egress::Egress;
 use super::google;
 use super::{
@@ -76,6 +78,7 @@ pub struct GeminiOmni {
     api: ApiClient,
     poll_interval: Duration,
     odd_words: OddWords,
+    callbacks: Option<CallbackAddresses>,
 }
 
 /// How far a file at a `uri` is.
@@ -95,7 +98,13 @@ impl GeminiOmni {
             api: ApiClient::new(account, attempts, egress, credential, &VOCABULARY)?,
             poll_interval: account.poll_interval,
             odd_words: OddWords::default(),
+            callbacks: None,
         })
+    }
+
+    /// Orders name the address at which the end of the interaction is told.
+    pub(super) fn with_callbacks(self, callbacks: Option<CallbackAddresses>) -> GeminiOmni {
+        GeminiOmni { callbacks, ..self }
     }
 
     fn interaction(&self, handle: &Handle) -> Url {
@@ -204,14 +213,22 @@ impl Provider for GeminiOmni {
         self.poll_interval
     }
 
+    fn has_callbacks(&self) -> bool {
+        self.callbacks.is_some()
+    }
+
     async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome {
-        let Some(order) = wire::order(request, attempt) else {
+        let Some(mut order) = wire::order(request, attempt) else {
             return SubmitOutcome::Rejected {
                 class: FailureClass::InvalidInput,
                 message: format!("the provider has no name for the resolution of {}", request.size),
                 retry_after: None,
             };
         };
+        if let Some(addresses) = &self.callbacks {
+            let (uris, metadata) = google::hook(addresses, attempt);
+            order["webhook_config"] = serde_json::json!({"uris": uris, "user_metadata": metadata});
+        }
         let handle_of = |job: &Value| json::id(job, "id").map(Handle);
         self.api.submit(self.api.url(["interactions"]), request, |post| post.json(&order), handle_of).await
     }

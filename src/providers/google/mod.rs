@@ -3,9 +3,11 @@
 //! The words follow `google.rpc` (`status`, `ErrorInfo.reason`); the phrases of the content policy are those that
 //! adapters of other people have met, since Google publishes none.
 
+mod callback;
 mod service_account;
 mod tokens;
 
+pub(super) use callback::{GoogleCallbacks, hook};
 pub(super) use tokens::GoogleTokens;
 
 use super::adapter::Vocabulary;

@@ -10,6 +10,7 @@
 //! Billing: OpenAI's price page charges by the second of generated video; when, and whether a failed or moderated job
 //! is charged, is published nowhere, and gateways differ. All of it is therefore [`Billed::Unknown`].
 
+mod callback;
 mod find;
 mod wire;
 
@@ -21,6 +22,7 @@ use reqwest::multipart::Form;
 use serde_json::Value;
 
 use super::adapter::{ApiClient, Ask, Credential, ErrorBody, FilePolicy, JsonBounds, OddWords, Vocabulary, refusal};
+use super::callbacks::CallbackAddresses;
 use super::egress::Egress;
 use super::{
     Billed, BilledWhen, Billing, ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest,
@@ -28,6 +30,7 @@ use super::{
 };
 use crate::config::{AttemptsConfig, ProviderConfig};
 use crate::domain::{AttemptId, FailureClass};
+pub(super) use callback::OpenaiCallbacks;
 use wire::Job;
 
 const VOCABULARY: Vocabulary = Vocabulary {
@@ -65,6 +68,7 @@ pub struct OpenaiVideos {
     can_list: bool,
     odd_words: OddWords,
     look_ups: find::LookUps,
+    has_callbacks: bool,
 }
 
 impl OpenaiVideos {
@@ -79,7 +83,13 @@ impl OpenaiVideos {
             can_list: account.can_list,
             odd_words: OddWords::default(),
             look_ups: find::LookUps::default(),
+            has_callbacks: false,
         })
+    }
+
+    /// Callbacks of the project are taken.
+    pub(super) fn with_callbacks(self, addresses: Option<CallbackAddresses>) -> OpenaiVideos {
+        OpenaiVideos { has_callbacks: addresses.is_some(), ..self }
     }
 
     /// A page of the account's jobs, newest first; `None` when the server has no list.
@@ -136,6 +146,10 @@ impl Provider for OpenaiVideos {
 
     fn poll_interval(&self) -> Duration {
         self.poll_interval
+    }
+
+    fn has_callbacks(&self) -> bool {
+        self.has_callbacks
     }
 
     async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome {

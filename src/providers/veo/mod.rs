@@ -5,11 +5,12 @@
 //! | who calls | a key in `x-goog-api-key` | an OAuth token |
 //! | poll | `GET` the operation | `POST …:fetchPredictOperation` |
 //! | the file | a link that redirects and wants the key | an object in our bucket, or base64 inside of the answer |
-//! | a lost answer | cannot be found: there is no list | found when it is finished, by the attempt's own place in the bucket |
+//! | a lost answer | found by its callback alone: there is no list | found when it is finished, by the attempt's own place in the bucket |
 //!
 //! Submission is `:predictLongRunning` with one sample, and length, aspect ratio and resolution always said. An operation
 //! that is done without a sample was filtered: a failure of the content policy, not a success. There is no progress and no
 //! cancel.
+//! The Gemini API calls back at an address that goes with the order; Vertex AI refuses one.
 //! Always holds: each attempt has a place of its own in the bucket; the key goes to the base URL alone, the token to it and
 //! to the bucket's.
 //!
@@ -27,8 +28,9 @@ use chrono::{DateTime, Utc};
 use url::Url;
 
 use super::adapter::{ApiClient, Ask, Credential, FilePolicy, JsonBounds};
+use super::callbacks::CallbackAddresses;
 use super::egress::Egress;
-use super::google::{GoogleTokens, VOCABULARY};
+use super::google::{self, GoogleTokens, VOCABULARY};
 use super::{
     Billed, BilledWhen, Billing, ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest,
     Handle, Output, Place, PollOutcome, Provider, ReadError, SubmitOutcome,
@@ -64,6 +66,7 @@ pub struct Veo {
     flavour: Flavour,
     person_generation: Option<String>,
     poll_interval: Duration,
+    callbacks: Option<CallbackAddresses>,
 }
 
 impl Veo {
@@ -110,7 +113,13 @@ impl Veo {
             flavour,
             person_generation: veo.person_generation.clone(),
             poll_interval: account.poll_interval,
+            callbacks: None,
         }
+    }
+
+    /// Orders name the address at which the end of the operation is told.
+    pub(super) fn with_callbacks(self, callbacks: Option<CallbackAddresses>) -> Veo {
+        Veo { callbacks, ..self }
     }
 
     /// `{base}/…/models/{model}:{verb}`.
@@ -176,13 +185,30 @@ impl Provider for Veo {
         self.poll_interval
     }
 
+    fn has_callbacks(&self) -> bool {
+        self.callbacks.is_some()
+    }
+
+    fn job_of(&self, handle: &Handle) -> Option<String> {
+        Operation::parse(&handle.0)?.segments().last().map(|id| (*id).to_owned())
+    }
+
+    fn handle_of(&self, job: &str, upstream_model: &str) -> Option<Handle> {
+        let name = format!("models/{upstream_model}/operations/{job}");
+        Operation::parse(&name).is_some().then_some(Handle(name))
+    }
+
     async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome {
         let Some(order) = self.order(request, attempt) else {
             let message = format!("Veo makes no videos of {}: 720p, 1080p and 4k, lying or standing", request.size);
             return SubmitOutcome::Rejected { class: FailureClass::InvalidInput, message, retry_after: None };
         };
         let url = self.model_url(request.upstream_model, "predictLongRunning");
-        let body = order.to_json();
+        let mut body = order.to_json();
+        if let Some(addresses) = &self.callbacks {
+            let (uris, metadata) = google::hook(addresses, attempt);
+            body["webhookConfig"] = serde_json::json!({"uris": uris, "userMetadata": metadata});
+        }
         self.api.submit(url, request, |post| post.json(&body), Operation::handle_in).await
     }
 

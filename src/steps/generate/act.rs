@@ -67,6 +67,7 @@ impl Attempt<'_> {
     async fn remember_handle(&mut self, handle: Handle) -> Result<(), LeaseLost> {
         let accepted = Transition::Accepted { lease: self.video.lease.clone(), handle: handle.0.clone() };
         self.handle = Some(handle);
+        self.listen_for_job();
         self.handle_written = Some(self.studio.recorder.hand_in(accepted).await.map_err(|_| LeaseLost)?);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Look up: was a submission accepted whose answer was lost? Asked until the settle window is over; never resubmitted
-//! blindly, and never a job adopted that another attempt owns.
+//! blindly, and never a job adopted that another attempt owns. A job that a callback named for this very attempt comes first;
+//! that there was no callback says nothing.
 
 use chrono::{TimeDelta, Utc};
 use freezeframe_workflows::video::{VideoEnd, VideoStep};
@@ -17,9 +18,11 @@ impl Attempt<'_> {
     pub(super) async fn look_up(&mut self) -> Result<VideoEnd, LeaseLost> {
         // taken before the look: an answer to an older question proves nothing about the time after it
         let settled = Instant::now() >= self.settled_at;
-        let (Some(provider), Some(request)) = (self.provider.clone(), self.request()) else {
-            return Ok(VideoEnd::CannotLookUp);
-        };
+        let Some(provider) = self.provider.clone() else { return Ok(VideoEnd::CannotLookUp) };
+        if let Some(end) = self.adopt_called(&provider).await? {
+            return Ok(end);
+        }
+        let Some(request) = self.request() else { return Ok(VideoEnd::CannotLookUp) };
         let window = (self.video.attempt.sent_at - CLOCK_SKEW, Utc::now() + CLOCK_SKEW);
         let candidates = match provider.find(&request, self.video.attempt.id, window).await {
             Ok(FindOutcome::Candidates(candidates)) => candidates,
@@ -40,7 +43,7 @@ impl Attempt<'_> {
     }
 
     /// Takes the first job that no other attempt owns. The database has the last word: a handle belongs to one attempt.
-    async fn adopt(&mut self, candidates: Vec<Candidate>) -> Result<bool, LeaseLost> {
+    pub(super) async fn adopt(&mut self, candidates: Vec<Candidate>) -> Result<bool, LeaseLost> {
         let handles: Vec<String> = candidates.iter().map(|c| c.handle.0.clone()).collect();
         let Ok(owned) =
             handles_of_others(&self.studio.db, &self.video.lease, &self.video.attempt.provider, &handles).await
@@ -57,6 +60,7 @@ impl Attempt<'_> {
                 Ok(Reply::Written) => {
                     tracing::info!(video = %self.video.lease.video, attempt = %self.video.attempt.id, "found the job of a submission whose answer was lost");
                     self.handle = Some(Handle(handle));
+                    self.listen_for_job();
                     return Ok(true);
                 }
                 // another attempt was quicker to take it

@@ -6,6 +6,7 @@
 
 mod account;
 mod act;
+mod called;
 mod look_up;
 mod store;
 mod thumbnail;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use super::Studio;
 use super::record::{AttemptEnd, Claim, ClaimedVideo, Close, Output, Reply, Transition, Verdict};
+use crate::callbacks::Ear;
 use crate::domain::{AttemptId, AttemptState, FailureClass};
 use crate::engine::queue::Job;
 use crate::engine::recorder::NotRecorded;
@@ -65,6 +67,10 @@ struct Attempt<'a> {
     asked: Option<VideoStep>,
     /// Since when the provider says that it does not know the job.
     gone_since: Option<Instant>,
+    /// Hears what the provider calls about the attempt; `None` where it does not call.
+    ear: Option<Ear>,
+    /// When the mailbox was last asked for the job, and whether there was no call since.
+    mailbox_asked: Option<Instant>,
     /// Tells whether the handle was written.
     handle_written: Option<oneshot::Receiver<Result<Reply, NotRecorded>>>,
 }
@@ -89,10 +95,14 @@ pub async fn generate(studio: Arc<Studio>, job: Job) {
 impl<'a> Attempt<'a> {
     fn new(studio: &'a Studio, video: ClaimedVideo, claimed_at: Instant) -> Attempt<'a> {
         let deadline = studio.catalogue.get().model(&video.model).map_or(DEFAULT_DEADLINE, |model| model.deadline);
-        Attempt {
+        // taken once: the account that gave a handle is asked about it, whatever the settings say by then
+        let provider = studio.providers.get().get(&video.attempt.provider).cloned();
+        let calls = provider.as_ref().is_some_and(|provider| provider.has_callbacks());
+        let mut attempt = Attempt {
             studio,
-            // taken once: the account that gave a handle is asked about it, whatever the settings say by then
-            provider: studio.providers.get().get(&video.attempt.provider).cloned(),
+            provider,
+            ear: calls.then(|| studio.ears.listen(&video.attempt.provider, video.attempt.id)),
+            mailbox_asked: None,
             deadline: claimed_at + deadline.saturating_sub(video.attempt.age),
             claimed_at,
             // another worker's request may be accepted for as long as it may stay open
@@ -108,7 +118,9 @@ impl<'a> Attempt<'a> {
             gone_since: None,
             handle_written: None,
             video,
-        }
+        };
+        attempt.listen_for_job();
+        attempt
     }
 
     fn first_step(&self) -> VideoStep {
@@ -139,10 +151,9 @@ impl<'a> Attempt<'a> {
             match video::next(step, end, spent) {
                 Ok(VideoNext::Step(next)) => step = next,
                 Ok(VideoNext::Again(next)) => {
-                    let pause = self.pause(next);
                     tokio::select! {
                         () = job.stopping() => return self.hand_over(job).await,
-                        () = tokio::time::sleep(pause) => step = next,
+                        () = self.rest_before(next) => step = next,
                     }
                 }
                 Ok(over @ (VideoNext::Succeed | VideoNext::Fail(_) | VideoNext::RetryLater { .. })) => {
@@ -183,6 +194,7 @@ impl<'a> Attempt<'a> {
             Ok(Ok(Reply::HandleTaken) | Err(NotRecorded::Refused(_))) => {
                 self.handle_written = None;
                 self.handle = None;
+                self.ear.as_mut().map(Ear::forget_job);
                 true
             }
             _ => {
@@ -190,16 +202,6 @@ impl<'a> Attempt<'a> {
                 false
             }
         }
-    }
-
-    /// Some variation keeps thousands of videos of one batch from asking at the same moment.
-    fn pause(&mut self, step: VideoStep) -> Duration {
-        let base = match step {
-            VideoStep::Poll => self.provider.as_ref().map_or(Duration::from_secs(10), |p| p.poll_interval()),
-            VideoStep::LookUp => self.studio.timing.lookup_pause,
-            VideoStep::Submit | VideoStep::Store => self.studio.timing.store_pause,
-        };
-        base.mul_f64(rand::rng().random_range(0.9..=1.1)).max(std::mem::take(&mut self.rest))
     }
 
     /// This process stops: another one goes on, and no death is counted.

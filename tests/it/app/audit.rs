@@ -180,7 +180,7 @@ impl Audit<'_> {
             let (handle, state, prompt): (Option<String>, String, String) = (row.get(0), row.get(1), row.get(2));
             match (handle, state.as_str()) {
                 (Some(handle), state) => {
-                    *owned.entry(handle).or_default() += 1;
+                    *owned.entry(job_of(handle)).or_default() += 1;
                     delivered += u64::from(state == "succeeded");
                     failed += u64::from(state != "succeeded");
                 }
@@ -217,4 +217,10 @@ impl Audit<'_> {
             ));
         }
     }
+}
+
+/// The emulator's id of the job that a handle names: adapters keep its 24 hexadecimal digits in one form or another.
+fn job_of(handle: String) -> String {
+    let digits = handle.split(|c: char| !c.is_ascii_hexdigit()).find(|run| run.len() == 24).map(str::to_owned);
+    digits.map_or(handle, |digits| format!("video_{digits}"))
 }

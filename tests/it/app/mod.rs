@@ -37,6 +37,9 @@ const GLANCE: Duration = Duration::from_millis(10);
 const MASTER_KEY: &str = "5f1d0c4b7a29e8863344556677889900aabbccddeeff00112233445566778899";
 const PROVIDER_KEY: &str = "emulator-key";
 const PROVIDER_KEY_VARIABLE: &str = "EMULATOR_KEY";
+/// The secret of the callbacks of a project, and the variable that holds it.
+pub const HOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAECAwQFBgc=";
+const HOOK_SECRET_VARIABLE: &str = "EMULATOR_HOOK_SECRET";
 
 /// The process under test is one of its own.
 pub const NOTHING: Roles = Roles { api: false, worker: false, scheduler: false };
@@ -73,8 +76,10 @@ pub struct TestSettings {
     pub provider: Option<MakeProvider>,
     /// The account `veo` is at an emulator of its own.
     pub two_emulators: bool,
-    /// `[[model]]` sections in place of the built-in ones.
+    /// `[[model]]` sections in place of the built-in ones, and further accounts; `{emulator}` is where the emulator is.
     pub models: String,
+    /// Where the API inside the test listens, which is then its public address too.
+    pub listen: Option<u16>,
 }
 
 impl Default for TestSettings {
@@ -97,6 +102,7 @@ impl Default for TestSettings {
             provider: None,
             two_emulators: false,
             models: String::new(),
+            listen: None,
         }
     }
 }
@@ -140,7 +146,8 @@ fn settings_text(accounts: [(&str, &Emulator); 2], dir: &Path, settings: &TestSe
     let mut text = format!(
         r#"
 data_dir = "{data}"
-listen = "127.0.0.1:0"
+listen = "127.0.0.1:{port}"
+{public_url}
 master_key = "{MASTER_KEY}"
 
 [log]
@@ -179,6 +186,8 @@ lookup_pause_ms = 100
 submit_timeout_secs = {submit_timeout_secs}
 "#,
         data = dir.join("data").display(),
+        port = settings.listen.unwrap_or(0),
+        public_url = settings.listen.map_or(String::new(), |port| format!("public_url = \"http://127.0.0.1:{port}\"")),
         videos = settings.storage.map_or_else(|| dir.join("videos").display().to_string(), str::to_owned),
         more_storage = settings.more_storage,
         private = settings.allow_private_webhooks,
@@ -198,7 +207,7 @@ poll_interval_ms = 50
             emulator.base_url(),
         ));
     }
-    text.push_str(&settings.models);
+    text.push_str(&settings.models.replace("{emulator}", &accounts[0].1.url("")));
     text
 }
 
@@ -347,7 +356,7 @@ impl TestApp {
             roles,
             &self.settings,
             self.dir.path(),
-            &[("DATABASE_URL", &self.db.url), (PROVIDER_KEY_VARIABLE, PROVIDER_KEY)],
+            &variables(&self.db).each_ref().map(|(name, value)| (name.as_str(), value.as_str())),
         );
         self.children.push(child);
         let at = self.children.len() - 1;
@@ -468,8 +477,9 @@ impl TestApp {
 }
 
 /// What the program reads from its environment.
-fn variables(db: &TestDatabase) -> [(String, String); 2] {
-    let variables = [("DATABASE_URL", db.url.as_str()), (PROVIDER_KEY_VARIABLE, PROVIDER_KEY)];
+fn variables(db: &TestDatabase) -> [(String, String); 3] {
+    let variables =
+        [("DATABASE_URL", db.url.as_str()), (PROVIDER_KEY_VARIABLE, PROVIDER_KEY), (HOOK_SECRET_VARIABLE, HOOK_SECRET)];
     variables.map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 

@@ -132,6 +132,6 @@ fn collect(stream: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

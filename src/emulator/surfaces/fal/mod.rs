@@ -14,6 +14,7 @@ use poem::{Body, Endpoint, EndpointExt, IntoResponse, Request, Response, Route, 
 use serde_json::{Value, json};
 
 use super::super::book::JobState;
+use super::super::callbacks::{Form, Hook};
 use super::super::jobs::Sight;
 use super::super::office::Office;
 use super::super::outcomes::{Created, NotSeen};
@@ -55,10 +56,18 @@ async fn order(Path(model): Path<String>, request: &Request, body: Body, office:
         Created::Refused { fault, model } => super::refused_without_words(&fault, request, &office)
             .unwrap_or_else(|| ApiFault::of_refusal(&fault, &model).into_response()),
         Created::Accepted { job, fault } => {
+            office.callbacks.expect(&job, hook(request)).await;
             let outage = |status| ApiFault::outage(status).into_response();
             super::created(&ticket(&job, &office), fault.as_ref(), request, &office, outage).await
         }
     }
+}
+
+/// `fal_webhook` of the query.
+fn hook(request: &Request) -> Option<Hook> {
+    let pairs = url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
+    let mut urls = pairs.filter_map(|(name, value)| (name == "fal_webhook").then(|| value.into_owned()));
+    urls.next().map(|url| Hook { url, form: Form::Fal })
 }
 
 /// What names a request, in every answer about it.

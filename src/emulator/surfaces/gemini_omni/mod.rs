@@ -18,6 +18,7 @@ use poem::{Body, Endpoint, EndpointExt, IntoResponse, Request, Response, Route, 
 use serde_json::{Value, json};
 
 use super::super::book::JobState;
+use super::super::callbacks::{Form, Hook};
 use super::super::content;
 use super::super::jobs::Sight;
 use super::super::office::{Office, json_response};
@@ -103,6 +104,8 @@ async fn create(
             if manner.inline {
                 inline.add(&job.id);
             }
+            let hook = Hook::of_google(fields.callback(), Form::GoogleInteraction);
+            office.callbacks.expect(&job, hook).await;
             let job = if manner.background { job } else { finished(job, &office).await };
             let answer = interaction(&job, film_of(&job, &office, &inline).await?);
             let outage = |status| ApiFault::outage(status).into_response();

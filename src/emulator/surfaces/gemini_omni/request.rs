@@ -55,6 +55,9 @@ impl Fields {
         if self.manner().background && self.0.get("store") == Some(&Value::Bool(false)) {
             return Err(ApiFault::invalid("'background' needs 'store'."));
         }
+        if self.callback().is_some() && !self.manner().background {
+            return Err(ApiFault::invalid("'webhook_config' needs 'background'."));
+        }
         self.check_task()?;
         self.check_labels()?;
         let prompt = self.prompt()?;
@@ -62,6 +65,11 @@ impl Fields {
         let cents = card.cents_per_second.get(&size).copied().unwrap_or_default();
         let order = Order { model: model.into(), prompt: prompt.into(), size: size.into(), seconds, destination: None };
         Ok((order, u64::from(cents) * u64::from(seconds)))
+    }
+
+    /// `webhook_config`.
+    pub(super) fn callback(&self) -> Option<&Value> {
+        self.0.get("webhook_config")
     }
 
     fn text(&self, key: &str) -> Option<&str> {

@@ -69,6 +69,7 @@ async fn create_video(request: &Request, body: Body, office: Data<&Arc<Office>>)
         Created::Refused { fault, model } => super::refused_without_words(&fault, request, &office)
             .unwrap_or_else(|| ApiFault::of_refusal(&fault, &model).into_response()),
         Created::Accepted { job, fault } => {
+            office.callbacks.expect(&job, office.callbacks.project_hook()).await;
             let outage = |status| ApiFault::outage(status).into_response();
             let answer = super::created(&video_object(&job), fault.as_ref(), request, &office, outage).await;
             with_poll_hint(answer, &office)

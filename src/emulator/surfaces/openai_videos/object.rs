@@ -78,6 +78,7 @@ mod tests {
             expires_ms: 5_061_000,
             sparse: false,
             hostile: None,
+            callback: None,
         }
     }
 

@@ -14,6 +14,7 @@ use poem::web::{Data, Path};
 use poem::{Body, Endpoint, Request, Response, Route, handler};
 use serde_json::{Value, json};
 
+use super::super::callbacks::{Form, Hook};
 use super::super::content;
 use super::super::office::Office;
 use super::super::outcomes::{Created, NoFile, NotSeen};
@@ -128,6 +129,8 @@ async fn create(
             super::refused_without_words(&fault, request, office).unwrap_or_else(|| errors::of_refusal(&fault, &model))
         }
         Created::Accepted { job, fault } => {
+            let hook = Hook::of_google(asked.get("webhookConfig"), Form::GoogleVideo);
+            office.callbacks.expect(&job, hook).await;
             let id = job.id.trim_start_matches("video_");
             let path = request.original_uri().path().trim_start_matches("/vertex/v1/");
             let above = if flavour == Flavour::Vertex { path.split_once("/models/") } else { None };

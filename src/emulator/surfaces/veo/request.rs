@@ -79,6 +79,9 @@ struct Read<'b> {
 }
 
 fn read(flavour: Flavour, body: &Value) -> Result<Read<'_>, String> {
+    if flavour == Flavour::Vertex && body.get("webhookConfig").is_some() {
+        return Err("webhookConfig is not supported".to_owned());
+    }
     let Some([instance]) = body["instances"].as_array().map(Vec::as_slice) else {
         return Err("instances must have exactly one element".to_owned());
     };

@@ -1,0 +1,15 @@
+//! What providers are told whose callbacks are not taken.
+
+use super::{ApiError, Kind};
+
+impl ApiError {
+    /// Not signed by the provider, whatever is wrong with it.
+    pub fn forged_callback() -> ApiError {
+        ApiError::new(Kind::ForgedCallback, "the callback is not genuine")
+    }
+
+    /// The account does not exist, or calls nowhere, or not here: all the same.
+    pub fn no_callbacks() -> ApiError {
+        ApiError::not_found("no callbacks are taken at this address")
+    }
+}

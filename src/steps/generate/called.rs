@@ -1,0 +1,97 @@
+//! Pauses, and what ends them early: a callback of the provider.
+//!
+//! Always holds: a callback only moves a question forward in time; what it says is asked of the provider. A pause that the
+//! provider asked for is kept, callback or not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use freezeframe_workflows::video::{VideoEnd, VideoStep};
+use rand::RngExt;
+use tokio::time::Instant;
+
+use super::{Attempt, LeaseLost};
+use crate::callbacks;
+use crate::metrics;
+use crate::providers::{Candidate, Handle, PollOutcome, Provider};
+
+/// So often the mailbox is asked for the job of a lost submission although nobody here heard a call: one may have come while
+/// nobody listened.
+const MAILBOX_EVERY: Duration = Duration::from_secs(15);
+
+impl Attempt<'_> {
+    /// Waits before a step is repeated: for the step's own pause, or until the provider calls. Some variation keeps thousands
+    /// of videos of one batch from asking at the same moment.
+    pub(super) async fn rest_before(&mut self, step: VideoStep) {
+        let base = match step {
+            VideoStep::Poll => self.provider.as_ref().map_or(Duration::from_secs(10), |p| p.poll_interval()),
+            VideoStep::LookUp => self.studio.timing.lookup_pause,
+            VideoStep::Submit | VideoStep::Store => self.studio.timing.store_pause,
+        };
+        let wished = std::mem::take(&mut self.rest);
+        let pause = base.mul_f64(rand::rng().random_range(0.9..=1.1)).max(wished);
+        let Some(ear) = self.ear.as_ref().filter(|_| matches!(step, VideoStep::Poll | VideoStep::LookUp)) else {
+            return tokio::time::sleep(pause).await;
+        };
+        let until = Instant::now() + pause;
+        tokio::time::sleep(wished).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = ear.called() => self.mailbox_asked = None,
+        }
+    }
+
+    /// Callbacks about the job of the handle are about this attempt.
+    pub(super) fn listen_for_job(&mut self) {
+        if let (Some(ear), Some(provider), Some(handle)) = (&mut self.ear, &self.provider, &self.handle)
+            && let Some(job) = provider.job_of(handle)
+        {
+            ear.know(job);
+        }
+    }
+
+    /// Takes the job that a callback named for exactly this attempt, once the provider has shown that it knows it. `None`
+    /// when there is none; then nothing follows from that.
+    pub(super) async fn adopt_called(&mut self, provider: &Arc<dyn Provider>) -> Result<Option<VideoEnd>, LeaseLost> {
+        let asked_lately = self.mailbox_asked.is_some_and(|at| at.elapsed() < MAILBOX_EVERY);
+        if self.ear.is_none() || asked_lately {
+            return Ok(None);
+        }
+        let attempt = &self.video.attempt;
+        let named = match callbacks::named_job(&self.studio.db, &attempt.provider, attempt.id).await {
+            Ok(named) => named,
+            Err(error) => {
+                tracing::warn!(attempt = %attempt.id, %error, "callbacks could not be read; they are asked for again");
+                return Ok(Some(VideoEnd::NotFoundYet));
+            }
+        };
+        let Some(handle) = named.and_then(|job| provider.handle_of(&job, &attempt.upstream_model)) else {
+            self.mailbox_asked = Some(Instant::now());
+            return Ok(None);
+        };
+        match provider.poll(&handle).await {
+            Ok(PollOutcome::Gone { .. }) => {
+                tracing::warn!(attempt = %attempt.id, "a callback names a job that the provider does not know");
+                self.mailbox_asked = Some(Instant::now());
+                Ok(None)
+            }
+            Ok(_) => self.adopt_named(handle).await,
+            // somebody said that there is a job: that it cannot be asked about must not end as "not bought"
+            Err(error) => {
+                tracing::warn!(attempt = %attempt.id, %error, "the job that a callback names could not be asked about");
+                self.rest = self.could_not_ask(&error).await?;
+                Ok(Some(VideoEnd::NotFoundYet))
+            }
+        }
+    }
+
+    async fn adopt_named(&mut self, handle: Handle) -> Result<Option<VideoEnd>, LeaseLost> {
+        let created_at = self.video.attempt.sent_at;
+        let adopted = self.adopt(vec![Candidate { handle, created_at }]).await?;
+        if adopted {
+            metrics::provider_callback(&self.video.attempt.provider, "adopted");
+        }
+        self.mailbox_asked = Some(Instant::now());
+        Ok(adopted.then_some(VideoEnd::Found))
+    }
+}
