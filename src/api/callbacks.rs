@@ -7,10 +7,11 @@
 //! Refuses: to write a token, a body or a signature into a log; to say which accounts there are beside those that are asked
 //! for by name.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use poem::http::Method;
 use poem::web::{Data, Json};
 use poem::{Body, Request, handler};
 use serde_json::{Value, json};
@@ -31,6 +32,8 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 const AT_A_TIME: usize = 64;
 /// How long the database may take for one; vendors want their answer within some seconds.
 const NOTED_WITHIN: Duration = Duration::from_secs(2);
+/// Forged calls are counted each, and told in the log so often at most.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// What the door works with.
 #[derive(Clone)]
@@ -38,11 +41,22 @@ pub struct CallbackDoor {
     desk: Live<CallbackDesk>,
     mailbox: Mailbox,
     turns: Arc<Semaphore>,
+    warned: Arc<Mutex<Option<Instant>>>,
 }
 
 impl CallbackDoor {
     pub fn new(desk: Live<CallbackDesk>, mailbox: Mailbox) -> CallbackDoor {
-        CallbackDoor { desk, mailbox, turns: Arc::new(Semaphore::new(AT_A_TIME)) }
+        CallbackDoor { desk, mailbox, turns: Arc::new(Semaphore::new(AT_A_TIME)), warned: Arc::default() }
+    }
+
+    fn forged(&self, account: &CallbackAccount, why: &'static str) -> ApiError {
+        count(account, "forged");
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
+            tracing::warn!(account = %account.name(), why, "a callback that is not the provider's was refused");
+        }
+        ApiError::forged_callback()
     }
 }
 
@@ -52,7 +66,7 @@ pub async fn of_attempt(request: &Request, body: Body, Data(state): Data<&ApiSta
     let (door, account) = account(request, state)?;
     let token = request.raw_path_param("token").unwrap_or_default();
     let Some(attempt) = account.attempt_of(token) else {
-        return Err(forged(&account, "its address was never given out"));
+        return Err(door.forged(&account, "its address was never given out"));
     };
     take(request, body, door, (&account, Some((token, attempt)))).await
 }
@@ -65,6 +79,9 @@ pub async fn of_project(request: &Request, body: Body, Data(state): Data<&ApiSta
 }
 
 fn account<'s>(request: &Request, state: &'s ApiState) -> Result<(&'s CallbackDoor, Arc<CallbackAccount>), ApiError> {
+    if request.method() != Method::POST {
+        return Err(ApiError::method_not_allowed(request.method(), "POST"));
+    }
     let door = state.callbacks.as_ref().ok_or_else(ApiError::no_callbacks)?;
     let account = request.raw_path_param("account").and_then(|name| door.desk.get().account(name));
     Ok((door, account.ok_or_else(ApiError::no_callbacks)?))
@@ -86,7 +103,7 @@ async fn take(
     let news = match account.verify(&delivery).await {
         Ok(Some(news)) => news,
         Ok(None) => return Ok(answer(account, "ignored")),
-        Err(CallbackRefusal::Forged(why)) => return Err(forged(account, why)),
+        Err(CallbackRefusal::Forged(why)) => return Err(door.forged(account, why)),
         Err(CallbackRefusal::NotOffered) => {
             count(account, "refused");
             return Err(ApiError::no_callbacks());
@@ -125,12 +142,6 @@ async fn note(door: &CallbackDoor, account: &CallbackAccount, hint: Hint) -> Res
             Err(ApiError::unavailable("the database is busy or restarting: repeat the call"))
         }
     }
-}
-
-fn forged(account: &CallbackAccount, why: &'static str) -> ApiError {
-    count(account, "forged");
-    tracing::warn!(account = %account.name(), why, "a callback that is not the provider's was refused");
-    ApiError::forged_callback()
 }
 
 fn answer(account: &CallbackAccount, outcome: &'static str) -> Json<Value> {

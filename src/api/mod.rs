@@ -33,7 +33,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use poem::{Endpoint, EndpointExt as _, Response, Route, get, post};
+use poem::{Endpoint, EndpointExt as _, Response, Route, get};
 use poem_openapi::{ExtraHeader, OpenApiService, Tags};
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
@@ -147,8 +147,8 @@ fn routes(state: ApiState, metrics_here: bool) -> impl Endpoint<Output = Respons
         .at("/openapi.json", docs::document(openapi_json()))
         .at("/problems", docs::problems())
         .at("/files/:file", get(files::file).head(files::file))
-        .at("/callbacks/:account", post(callbacks::of_project))
-        .at("/callbacks/:account/:token", post(callbacks::of_attempt))
+        .at("/callbacks/:account", callbacks::of_project)
+        .at("/callbacks/:account/:token", callbacks::of_attempt)
         .at("/healthz", get(ops::healthz))
         .at("/readyz", get(ops::readyz))
         .nest(PREFIX, service);

@@ -98,7 +98,7 @@ pub async fn run() -> Result<ExitCode> {
         Command::Provider(args) => provider::run(settings(config)?, args).await,
         Command::Reconcile(args) => reconcile::run(settings(config)?, args).await,
         Command::Bench(args) => bench::run(settings(config)?, args).await,
-        Command::Demo(args) => demo::run(Config::load(config)?, args).await,
+        Command::Demo(args) => Box::pin(demo::run(Config::load(config)?, args)).await,
         Command::Completions(args) => completions::run(args, Cli::command()),
     }
 }

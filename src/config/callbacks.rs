@@ -51,12 +51,13 @@ fn offered(kind: &ProviderKind) -> Offered {
 
 impl ProviderConfig {
     /// Whether callbacks of this account are taken at an installation that the world reaches at `public_url`. Unless the
-    /// file says it: where the address is encrypted or the provider is on this machine, and there is something to check a
-    /// signature with.
+    /// file says it: where others can reach the address and it is encrypted, or the provider is on this machine; and there is
+    /// something to check a signature with.
     pub fn takes_callbacks(&self, public_url: &Url) -> bool {
         let offered = offered(&self.kind);
         let verifiable = offered.per_request || (offered.per_project && self.has_callback_secret());
-        let reachable = public_url.scheme() == "https" || is_loopback(&self.base_url);
+        let safe = public_url.scheme() == "https" && is_reachable(public_url);
+        let reachable = safe || is_loopback(&self.base_url);
         verifiable && self.callbacks.wanted.unwrap_or(reachable)
     }
 
@@ -84,6 +85,18 @@ fn is_loopback(url: &Url) -> bool {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// Whether others than this machine and its network may reach a URL, as it is written.
+fn is_reachable(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name != "localhost",
+        Some(Host::Ipv4(address)) => {
+            !(address.is_loopback() || address.is_unspecified() || address.is_private() || address.is_link_local())
+        }
+        Some(Host::Ipv6(address)) => !(address.is_loopback() || address.is_unspecified()),
         None => false,
     }
 }
@@ -180,6 +193,11 @@ mod tests {
         let (https, http) = ("https://v.example.com".parse().unwrap(), "http://v.example.com".parse().unwrap());
         let google = account("https://generativelanguage.googleapis.com/v1beta", "");
         assert!(google.takes_callbacks(&https) && !google.takes_callbacks(&http));
+        for here in
+            ["https://0.0.0.0:8443", "https://127.0.0.1", "https://10.0.0.7", "https://localhost", "https://[::1]"]
+        {
+            assert!(!google.takes_callbacks(&here.parse().unwrap()), "{here}");
+        }
         assert_eq!(google.callback_keys_url().unwrap().as_str(), super::GOOGLE_KEYS);
         let local = account("http://127.0.0.1:9/omni/v1beta", "");
         assert!(local.takes_callbacks(&http));

@@ -8,6 +8,7 @@
 //! | `GET /control/profile`, `PATCH /control/profile` | the profile; some of its fields changed |
 //! | `POST /control/clock` | `{"advance_ms": n}`: jobs and links age by so much at once |
 //! | `POST /control/requests`, `GET /control/requests` | keep every request from now on; those that were kept |
+//! | `POST /control/callbacks`, `GET /control/callbacks` | `{"url": "http://...", "secret": "whsec_..."}`: where every end of a `/v1/videos` job is told; the calls that were made |
 //! | `POST /control/reset` | forgets jobs, counts and script |
 //!
 //! It needs no key, and therefore answers only clients on this machine, whatever address the emulator listens on.
@@ -34,6 +35,7 @@ pub(super) fn routes() -> impl Endpoint {
         .at("/profile", get(show_profile).patch(change_profile))
         .at("/clock", post(advance_clock))
         .at("/requests", get(show_requests).post(keep_requests))
+        .at("/callbacks", get(show_callbacks).post(register_callback))
         .at("/reset", post(reset))
         .around(from_this_machine)
 }
@@ -118,6 +120,24 @@ fn keep_requests(office: Data<&Arc<Office>>) -> poem::Result<Response> {
 #[handler]
 fn show_requests(office: Data<&Arc<Office>>) -> poem::Result<Response> {
     answer(&office.journal.seen())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProjectCallback {
+    url: String,
+    secret: String,
+}
+
+#[handler]
+fn register_callback(Json(hook): Json<ProjectCallback>, office: Data<&Arc<Office>>) -> poem::Result<Response> {
+    office.callbacks.register(&hook.url, &hook.secret);
+    answer(&json!({"url": hook.url}))
+}
+
+#[handler]
+fn show_callbacks(office: Data<&Arc<Office>>) -> poem::Result<Response> {
+    answer(&office.callbacks.sent())
 }
 
 #[handler]

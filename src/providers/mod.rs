@@ -10,7 +10,7 @@
 //! A new vendor, in order: its kind and its settings in `config/accounts.rs`; a module here with the paths, the fields and
 //! the words of its errors, on what [`adapter`] gives to all; one line in `build`; its wire shape in
 //! `emulator/surfaces/`, so that it can be tried without buying; its `Surface` in `tests/it/conformance/`, whose scenarios
-//! it then has to pass. Its module doc says what it bills and who says so.
+//! it then has to pass. Its module doc says what it bills and who says so. Where it calls back, how that is signed: [`callbacks`].
 
 mod adapter;
 mod byte_stream;

@@ -85,6 +85,10 @@ impl Offer {
             }
             None => Registry::default(),
         };
+        let desk = called_back.desk(config, &egress)?;
+        if desk.names().next().is_some() {
+            tracing::info!(accounts = ?desk, "callbacks of these provider accounts are taken");
+        }
         if accounts_are_needed(makes_accounts, &providers) {
             providers.check(&catalogue).context("the model catalogue")?;
         }
@@ -92,7 +96,7 @@ impl Offer {
             plan: Live::new(route_plan(config, &catalogue)),
             catalogue: Live::new(catalogue),
             providers: Live::new(providers),
-            desk: Live::new(called_back.desk(config, &egress)?),
+            desk: Live::new(desk),
             egress,
             called_back,
             makes_accounts,
@@ -314,6 +318,26 @@ mod tests {
         assert_eq!((plan.accounts["second"].max_in_flight, plan.accounts.get("first")), (7, None));
         // the videos of the first account are still asked about
         assert_eq!(offer.providers.get().names().collect::<Vec<_>>(), ["first", "second"]);
+    }
+
+    #[test]
+    fn accounts_that_call_back_come_and_go_with_the_settings() {
+        let master = crate::domain::MasterKey::from_hex(&"5f".repeat(32)).unwrap();
+        let base = CallbackBase::new(&master, "https://v.example.com".parse().unwrap());
+        let called_back = CalledBack { base: Some(base), takes: true };
+        let text = format!("{ACCOUNTS}{MODEL}");
+        let offer = Offer::new(&config(&text), Egress::new(), Some(None), called_back).unwrap();
+        let calls = || offer.desk.get().names().map(str::to_owned).collect::<Vec<_>>();
+        assert!(calls().is_empty(), "there is nothing to check a signature with");
+        let signed = ACCOUNTS.replace("max_in_flight", "webhook_secret_env = \"KEY\"\nmax_in_flight");
+        let error = offer.take_over(&config(&format!("{signed}{MODEL}"))).unwrap_err().to_string();
+        assert!(error.contains("whsec_") && calls().is_empty(), "{error}");
+        let omni = ACCOUNTS.replace("openai_videos", "gemini_omni");
+        offer.take_over(&config(&format!("{omni}{MODEL}"))).unwrap();
+        assert!(offer.providers.get().get("first").unwrap().has_callbacks());
+        assert_eq!(calls(), ["first"]);
+        offer.take_over(&config(&text)).unwrap();
+        assert!(calls().is_empty() && !offer.providers.get().get("first").unwrap().has_callbacks());
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl Callbacks {
     async fn call(&self, pending: &Pending, number: &str, ended: bool) {
         for _ in 0..TRIES {
             let id = format!("msg_{number}_{}", self.numbers.fetch_add(1, Ordering::Relaxed));
-            let signed = self.keys.signed(&id, &pending.job, &pending.hook, pending.fault.as_ref(), ended);
+            let signed = self.keys.signed(&id, pending, ended);
             let status = tokio::time::timeout(CALL_TIMEOUT, post(&signed)).await.ok().flatten();
             let sent = SentCallback { job: pending.job.to_string(), url: signed.url.clone(), status };
             locked(&self.sent).push(sent);

@@ -10,7 +10,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents};
 use serde_json::{Value, json};
 
-use super::{CallbackFault, Form, Hook, word_of};
+use super::{CallbackFault, Form, Pending, word_of};
 
 /// A key of nothing: it signs the emulator's calls in Google's form, and whoever believes them is a test.
 const RSA_KEY: &str = include_str!("key.pem");
@@ -63,14 +63,10 @@ impl Keys {
         json!({ "keys": keys })
     }
 
-    pub(super) fn signed(
-        &self,
-        id: &str,
-        job: &str,
-        hook: &Hook,
-        fault: Option<&CallbackFault>,
-        ended: bool,
-    ) -> Signed {
+    /// The call `id` about a job that has ended, or has not.
+    pub(super) fn signed(&self, id: &str, about: &Pending, ended: bool) -> Signed {
+        let Pending { job, hook, fault } = about;
+        let fault = fault.as_ref();
         let url = match fault {
             Some(CallbackFault::WrongToken) => wrong_token(&hook.url),
             _ => hook.url.clone(),

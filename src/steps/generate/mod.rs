@@ -194,7 +194,9 @@ impl<'a> Attempt<'a> {
             Ok(Ok(Reply::HandleTaken) | Err(NotRecorded::Refused(_))) => {
                 self.handle_written = None;
                 self.handle = None;
-                self.ear.as_mut().map(Ear::forget_job);
+                if let Some(ear) = &mut self.ear {
+                    ear.forget_job();
+                }
                 true
             }
             _ => {
