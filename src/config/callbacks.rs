@@ -52,11 +52,13 @@ fn offered(kind: &ProviderKind) -> Offered {
 impl ProviderConfig {
     /// Whether callbacks of this account are taken at an installation that the world reaches at `public_url`. Unless the
     /// file says it: where others can reach the address and it is encrypted, or the provider is on this machine; and there is
-    /// something to check a signature with.
+    /// something to check a signature with. Google's are a preview, and a project that has none may refuse an order that asks
+    /// for them: they are taken only when the file says so.
     pub fn takes_callbacks(&self, public_url: &Url) -> bool {
         let offered = offered(&self.kind);
         let verifiable = offered.per_request || (offered.per_project && self.has_callback_secret());
-        let safe = public_url.scheme() == "https" && is_reachable(public_url);
+        let preview = matches!(self.kind, ProviderKind::VeoGemini(_) | ProviderKind::GeminiOmni);
+        let safe = public_url.scheme() == "https" && is_reachable(public_url) && !preview;
         let reachable = safe || is_loopback(&self.base_url);
         verifiable && self.callbacks.wanted.unwrap_or(reachable)
     }
@@ -182,21 +184,28 @@ mod tests {
 
     #[test]
     fn callbacks_are_taken_where_they_can_be_checked_and_the_address_is_safe() {
-        let account = |base: &str, lines: &str| {
+        let of_kind = |kind: &str, base: &str, lines: &str| {
             let text = format!(
-                "[[provider]]\nname = \"x\"\nkind = \"gemini_omni\"\napi_key_env = \"K\"\nbase_url = \"{base}\"\n\
-                 requests_per_minute = 1\nmax_in_flight = 1\n{lines}\n[[model]]\nname = \"m\"\nprovider = \"x\"\n\
+                "public_url = \"https://v.example.com\"\n[[provider]]\nname = \"x\"\nkind = \"{kind}\"\napi_key_env = \"K\"\nbase_url = \"{base}\"\n\
+                 requests_per_minute = 1\nmax_in_flight = 1\n{lines}\n[[model]]\nname = \"m\"\nupstream = \"o/a\"\nprovider = \"x\"\n\
                  price_credits = 1\nstandard_seconds = 4\nseconds = [4]\nsizes = [\"1280x720\"]"
             );
             Config::from_sources(&text, []).unwrap().providers.remove(0)
         };
+        let account = |base: &str, lines: &str| of_kind("gemini_omni", base, lines);
         let (https, http) = ("https://v.example.com".parse().unwrap(), "http://v.example.com".parse().unwrap());
+        let fal =
+            of_kind("fal", "https://queue.fal.run", "inputs = { \"o/a\" = { s = \"{seconds}\", r = \"{size}\" } }");
+        assert!(fal.takes_callbacks(&https) && !fal.takes_callbacks(&http));
         let google = account("https://generativelanguage.googleapis.com/v1beta", "");
-        assert!(google.takes_callbacks(&https) && !google.takes_callbacks(&http));
+        assert!(!google.takes_callbacks(&https), "a preview that nobody asked for");
+        assert!(
+            account("https://generativelanguage.googleapis.com/v1beta", "callbacks = true").takes_callbacks(&https)
+        );
         for here in
             ["https://0.0.0.0:8443", "https://127.0.0.1", "https://10.0.0.7", "https://localhost", "https://[::1]"]
         {
-            assert!(!google.takes_callbacks(&here.parse().unwrap()), "{here}");
+            assert!(!fal.takes_callbacks(&here.parse().unwrap()), "{here}");
         }
         assert_eq!(google.callback_keys_url().unwrap().as_str(), super::GOOGLE_KEYS);
         let local = account("http://127.0.0.1:9/omni/v1beta", "");
