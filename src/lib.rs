@@ -24,6 +24,7 @@ pub mod storage;
 pub mod accounts;
 pub mod engine;
 pub mod idempotency;
+pub mod images;
 pub mod ledger;
 pub mod tenants;
 // floor 2

@@ -57,7 +57,7 @@ metrics! {
     ACCOUNT_NEWS = "freezeframe_account_news_total" Counter "What providers told us of our accounts, by account and news: cool, out_of_quota, refused, answered_again.";
     PROVIDER_CALLBACKS = "freezeframe_provider_callbacks_total" Counter "Callbacks of providers, by account and outcome: noted, again, ignored, forged, mismatch, refused, busy, adopted.";
     VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait because their account had been shut meanwhile.";
-    FILES_DELETED = "freezeframe_files_deleted_total" Counter "Files deleted from the object store, by reason: expired, leftover.";
+    FILES_DELETED = "freezeframe_files_deleted_total" Counter "Files deleted from the object store, by reason: expired, leftover, image.";
     FILES_NOT_DELETED = "freezeframe_files_not_deleted_total" Counter "Deletions that the object store refused; they are tried again.";
     THUMBNAILS = "freezeframe_thumbnails_total" Counter "Pictures asked for after a video was stored, by result: kept, none, of_no_use, late, not_stored.";
     HTTP_CONNECTIONS = "freezeframe_http_connections" Gauge "Open connections, by port and state: busy (a request is under way), waiting.";

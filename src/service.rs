@@ -30,7 +30,7 @@ use crate::providers::egress::ClientTimeouts;
 use crate::providers::{Egress, EgressPolicy, Registry};
 use crate::scheduler::{RoutePlan, Scheduler, SchedulerSettings};
 use crate::steps::record::VideoJournal;
-use crate::steps::{AccountTiming, AttemptTiming, Studio};
+use crate::steps::{AccountTiming, AttemptTiming, References, Studio};
 use crate::storage::{LinkSigner, Storage, StoreClients};
 use crate::webhooks::Courier;
 use crate::worker::{self, WorkerSettings};
@@ -280,6 +280,7 @@ impl Service {
             db: engine,
             catalogue: offer.catalogue.clone(),
             providers: offer.providers.clone(),
+            references: References::new(&config.images, &offer.egress, storage.clone())?,
             storage,
             courier: Courier::new(client, (*self.master).clone()),
             ears: Ears::default(),

@@ -101,6 +101,7 @@ async fn purge_regularly(studio: Arc<Studio>, every: Duration, stop: Cancellatio
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
+        purge_images(&studio, &stop).await;
         loop {
             match steps::purge(&studio.db, &studio.storage).await {
                 Ok(purged) if purged.more && !stop.is_cancelled() => {}
@@ -110,6 +111,17 @@ async fn purge_regularly(studio: Arc<Studio>, every: Duration, stop: Cancellatio
                     break;
                 }
             }
+        }
+    }
+}
+
+async fn purge_images(studio: &Studio, stop: &CancellationToken) {
+    loop {
+        let days = studio.references.retention_days();
+        match steps::purge_images(&studio.db, &studio.storage, days).await {
+            Ok(true) if !stop.is_cancelled() => {}
+            Ok(_) => return,
+            Err(error) => return tracing::warn!(%error, "the purge of images failed; it comes again"),
         }
     }
 }

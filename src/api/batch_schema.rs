@@ -51,6 +51,13 @@ pub struct VideoItem {
     pub custom_id: Option<String>,
     /// Your own words about the item, bounded like the batch's.
     pub metadata: Option<BTreeMap<String, String>>,
+    /// Where the image is that the video starts from: `https`, a public host, a JPEG, PNG or WebP. It is fetched when the
+    /// video is made. For models with `accepts_reference_image`.
+    #[oai(validator(max_length = 2048))]
+    pub reference_image_url: Option<String>,
+    /// The `id` of an uploaded image, in place of a URL.
+    #[oai(validator(pattern = "^sha256:[0-9a-f]{64}$"))]
+    pub reference_image: Option<String>,
 }
 
 impl Example for VideoBatchRequest {
@@ -62,6 +69,8 @@ impl Example for VideoBatchRequest {
             size: None,
             custom_id: Some(custom_id.to_owned()),
             metadata: None,
+            reference_image_url: None,
+            reference_image: None,
         };
         VideoBatchRequest {
             items: vec![

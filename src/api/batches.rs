@@ -215,6 +215,7 @@ fn refused(error: AdmissionError) -> ApiError {
         AdmissionError::ShortOfCredits { .. } => metrics::batch_refused("credits"),
         AdmissionError::KeyUsedForOtherContent => metrics::batch_refused("key"),
         AdmissionError::KeyInFlight => metrics::batch_refused("conflict"),
+        AdmissionError::Images(_) => metrics::batch_refused("invalid"),
         AdmissionError::BrokenAnswer(_) | AdmissionError::Ledger(_) | AdmissionError::Database(_) => {}
     }
     error.into()

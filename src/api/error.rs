@@ -9,6 +9,7 @@
 
 mod body_fault;
 mod callbacks;
+mod images;
 mod problems;
 #[cfg(test)]
 mod tests;
@@ -383,6 +384,7 @@ impl From<AdmissionError> for ApiError {
                 let detail = "a request with this idempotency key is being processed: repeat this one in a moment for its answer";
                 ApiError::new(Kind::KeyInFlight, detail).retry_later()
             }
+            AdmissionError::Images(wrong) => ApiError::invalid_order(wrong),
             AdmissionError::BrokenAnswer(cause) => ApiError::internal(cause),
             AdmissionError::Ledger(error) => error.into(),
             AdmissionError::Database(error) => error.into(),

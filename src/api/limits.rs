@@ -7,29 +7,44 @@ use futures_util::StreamExt as _;
 use poem::http::header;
 use poem::{Body, Request, RequestBody};
 use poem_openapi::payload::{Json, ParsePayload, Payload};
-use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
 use super::error::ApiError;
 use super::server::{BodyRoom, Buffer};
+use crate::domain::ImageFormat;
 
-/// A JSON body that has not been read yet; documented as a `T`.
-pub struct JsonBody<T> {
+/// A body that has not been read yet.
+struct RawBody {
     body: Body,
     /// What `Content-Length` says.
     declared_bytes: Option<u64>,
     /// The memory that all bodies share.
     room: Option<BodyRoom>,
-    documented: PhantomData<fn() -> T>,
 }
 
-impl<T> JsonBody<T> {
+impl RawBody {
+    fn of(request: &Request, body: &mut RequestBody) -> poem::Result<RawBody> {
+        let room = request.data::<BodyRoom>().cloned();
+        Ok(RawBody { body: body.take()?, declared_bytes: declared_bytes(request), room })
+    }
+
     /// The whole body; a longer one is refused as soon as that is known.
-    ///
-    /// # Errors
-    /// [`ApiError::body_too_large`], [`ApiError::body_failed`], and busy when other bodies take all the memory.
-    pub async fn read(self, max_bytes: usize) -> Result<Bytes, ApiError> {
-        read_bounded(self.body, self.declared_bytes, self.room, max_bytes).await
+    async fn read(self, max_bytes: usize, too_large: fn(usize) -> ApiError) -> Result<Bytes, ApiError> {
+        if self.declared_bytes.is_some_and(|bytes| bytes > max_bytes as u64) {
+            return Err(too_large(max_bytes));
+        }
+        let mut chunks = Box::pin(self.body.into_bytes_stream());
+        let mut read = Buffer::new(self.room);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| ApiError::body_failed(&error))?;
+            if read.len() + chunk.len() > max_bytes {
+                return Err(too_large(max_bytes));
+            }
+            read.push(&chunk)?;
+        }
+        Ok(read.freeze())
     }
 }
 
@@ -38,33 +53,29 @@ impl<T> JsonBody<T> {
 /// # Errors
 /// As [`JsonBody::read`].
 pub async fn read_whole(request: &Request, body: Body, max_bytes: usize) -> Result<Bytes, ApiError> {
-    read_bounded(body, declared_bytes(request), request.data::<BodyRoom>().cloned(), max_bytes).await
-}
-
-async fn read_bounded(
-    body: Body,
-    declared_bytes: Option<u64>,
-    room: Option<BodyRoom>,
-    max_bytes: usize,
-) -> Result<Bytes, ApiError> {
-    if declared_bytes.is_some_and(|bytes| bytes > max_bytes as u64) {
-        return Err(ApiError::body_too_large(max_bytes));
-    }
-    let mut chunks = Box::pin(body.into_bytes_stream());
-    let mut read = Buffer::new(room);
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| ApiError::body_failed(&error))?;
-        if read.len() + chunk.len() > max_bytes {
-            return Err(ApiError::body_too_large(max_bytes));
-        }
-        read.push(&chunk)?;
-    }
-    Ok(read.freeze())
+    let raw = RawBody { body, declared_bytes: declared_bytes(request), room: request.data::<BodyRoom>().cloned() };
+    raw.read(max_bytes, ApiError::body_too_large).await
 }
 
 /// What `Content-Length` says.
 fn declared_bytes(request: &Request) -> Option<u64> {
     request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A JSON body that has not been read yet; documented as a `T`.
+pub struct JsonBody<T> {
+    raw: RawBody,
+    documented: PhantomData<fn() -> T>,
+}
+
+impl<T> JsonBody<T> {
+    /// The whole body.
+    ///
+    /// # Errors
+    /// [`ApiError::body_too_large`], [`ApiError::body_failed`], and busy when other bodies take all the memory.
+    pub async fn read(self, max_bytes: usize) -> Result<Bytes, ApiError> {
+        self.raw.read(max_bytes, ApiError::body_too_large).await
+    }
 }
 
 impl<T: Type> Payload for JsonBody<T> {
@@ -87,13 +98,49 @@ impl<T: Type> ParsePayload for JsonBody<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let declared_bytes = declared_bytes(request);
-        let room = request.data::<BodyRoom>().cloned();
-        Ok(JsonBody { body: body.take()?, declared_bytes, room, documented: PhantomData })
+        Ok(JsonBody { raw: RawBody::of(request, body)?, documented: PhantomData })
     }
 }
 
 poem_openapi::impl_apirequest_for_payload!(JsonBody<T>, T: Type);
+
+/// The bytes of an image that have not been read yet. What it is, the bytes say: its declared type is not believed.
+pub struct ImageBody(RawBody);
+
+impl ImageBody {
+    /// The whole image.
+    ///
+    /// # Errors
+    /// [`ApiError::image_too_large`], [`ApiError::body_failed`], and busy when other bodies take all the memory.
+    pub async fn read(self, max_bytes: usize) -> Result<Bytes, ApiError> {
+        self.0.read(max_bytes, ApiError::image_too_large).await
+    }
+}
+
+impl<'a> ApiExtractor<'a> for ImageBody {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn request_meta() -> Option<MetaRequest> {
+        let file = || MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "binary")));
+        let of = |format: ImageFormat| MetaMediaType { content_type: format.media_type(), schema: file() };
+        Some(MetaRequest {
+            description: Some("The file."),
+            content: ImageFormat::ALL.into_iter().map(of).collect(),
+            required: true,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<ImageBody> {
+        Ok(ImageBody(RawBody::of(request, body)?))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -101,10 +148,11 @@ mod tests {
 
     use poem::Body;
 
-    use super::JsonBody;
+    use super::{JsonBody, RawBody};
 
     fn body(text: &'static str, declared_bytes: Option<u64>) -> JsonBody<String> {
-        JsonBody { body: Body::from(text), declared_bytes, room: None, documented: PhantomData }
+        let raw = RawBody { body: Body::from(text), declared_bytes, room: None };
+        JsonBody { raw, documented: PhantomData }
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ mod callbacks;
 mod docs;
 mod error;
 mod files;
+mod images;
 mod ledger;
 mod limits;
 mod models;
@@ -68,6 +69,7 @@ pub struct ApiState {
     storage: Storage,
     links: LinkSigner,
     order_limits: OrderLimits,
+    images: images::ImageRules,
     max_body_bytes: usize,
     known_keys: Arc<KnownKeys>,
     /// Without it, no callbacks are taken.
@@ -93,6 +95,11 @@ impl ApiState {
                 timeout: config.webhooks.timeout,
                 max_response_bytes: config.webhooks.max_response_bytes,
             },
+            images: EgressPolicy {
+                allow_private: config.images.allow_private_sources,
+                timeout: config.images.fetch_timeout,
+                max_response_bytes: config.images.max_image_bytes,
+            },
         };
         ApiState {
             db,
@@ -101,6 +108,7 @@ impl ApiState {
             storage,
             links,
             order_limits,
+            images: images::ImageRules::of(&config.images),
             max_body_bytes: config.limits.max_body_bytes,
             known_keys: Arc::default(),
             callbacks: None,
@@ -134,10 +142,19 @@ enum Topic {
     Money,
     /// What may be ordered.
     Catalogue,
+    /// What videos may start from.
+    Images,
 }
 
 /// Every documented API.
-type Api = (batches::BatchesApi, videos::VideosApi, ledger::LedgerApi, wallet::WalletApi, models::ModelsApi);
+type Api = (
+    batches::BatchesApi,
+    videos::VideosApi,
+    ledger::LedgerApi,
+    wallet::WalletApi,
+    models::ModelsApi,
+    images::ImagesApi,
+);
 
 /// The whole HTTP interface on one screen.
 fn routes(state: ApiState, metrics_here: bool) -> impl Endpoint<Output = Response> + 'static {
@@ -166,7 +183,7 @@ fn operations(state: ApiState) -> impl Endpoint<Output = Response> + 'static {
 }
 
 fn api() -> Api {
-    (batches::BatchesApi, videos::VideosApi, ledger::LedgerApi, wallet::WalletApi, models::ModelsApi)
+    (batches::BatchesApi, videos::VideosApi, ledger::LedgerApi, wallet::WalletApi, models::ModelsApi, images::ImagesApi)
 }
 
 fn service() -> OpenApiService<Operations<Api>, ()> {

@@ -53,6 +53,10 @@ struct ModelOffer {
     sizes: Vec<String>,
     default_size: String,
     max_prompt_chars: u64,
+    /// Whether a video may start from a reference image.
+    accepts_reference_image: bool,
+    /// Whether that image must have the size of the video, pixel by pixel.
+    reference_image_matches_size: bool,
     /// The price of one video for every length and size.
     prices: Vec<ModelPrice>,
 }
@@ -82,6 +86,8 @@ impl ModelOffer {
             sizes: model.sizes.iter().map(ToString::to_string).collect(),
             default_size: model.default_size.to_string(),
             max_prompt_chars: model.max_prompt_chars as u64,
+            accepts_reference_image: model.reference_image,
+            reference_image_matches_size: model.reference_image_matches_size,
             prices: prices.collect(),
         }
     }

@@ -9,10 +9,13 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use ulid::Ulid;
 
+use super::image;
+use super::item::Wrong;
 use super::order::Order;
 use crate::db::{ActError, Database, Tx};
-use crate::domain::{BatchId, BatchStatus, Credits, TenantId, VideoId};
+use crate::domain::{BatchId, BatchStatus, Credits, ImageSource, TenantId, VideoId};
 use crate::idempotency::{self, Claimed, RequestHash};
+use crate::images;
 use crate::ledger::{self, FreezeError, LedgerError, Stamp};
 use crate::scheduler;
 
@@ -44,6 +47,9 @@ pub enum AdmissionError {
     KeyInFlight,
     #[error("the remembered answer cannot be read: {0}")]
     BrokenAnswer(String),
+    /// Items name images that the tenant does not have, or that do not fit.
+    #[error("{} items name images that cannot be used", .0.len())]
+    Images(Vec<Wrong>),
     #[error(transparent)]
     Ledger(LedgerError),
     #[error(transparent)]
@@ -127,10 +133,14 @@ async fn admit(tx: &mut Tx, tenant: TenantId, order: &Order) -> Result<Admitted,
     let batch = BatchId::generate();
     let request_id = order.key.clone().unwrap_or_else(|| format!("req_{}", Ulid::generate()));
     let total = order.items.len() as u32;
+    let uploads = image::check_uploads(tx, tenant, order).await?;
     refuse_if_short(tx, tenant, order.total).await?;
     let created_at = insert_batch(tx, (tenant, batch), order, &request_id).await?;
     insert_lanes(tx, (tenant, batch), order).await?;
     insert_videos(tx, (tenant, batch), order).await?;
+    if !uploads.is_empty() {
+        images::note_uses(tx, (tenant, batch), &uploads).await?;
+    }
     // last, because it locks the wallet until the commit: orders of one tenant wait for each other's freeze and not for
     // each other's thousands of videos
     let stamp = Stamp { actor: "tenant", reason: "batch_admitted", request_id: &request_id };
@@ -214,9 +224,9 @@ async fn insert_videos(
         .collect();
     sqlx::query!(
         "insert into videos (batch_id, tenant_id, id, position, model, prompt, seconds, size, custom_id, metadata,
-             price_credits, price_offset)
+             price_credits, price_offset, reference_image)
          select $1, $2, v.* from unnest($3::text[], $4::int[], $5::text[], $6::text[], $7::int[], $8::text[], $9::text[],
-             $10::jsonb[], $11::bigint[], $12::bigint[]) as v",
+             $10::jsonb[], $11::bigint[], $12::bigint[], $13::text[]) as v",
         batch as BatchId,
         tenant as TenantId,
         &items.iter().map(|_| VideoId::generate().bare()).collect::<Vec<_>>(),
@@ -229,6 +239,7 @@ async fn insert_videos(
         &items.iter().map(|i| i.metadata.clone()).collect::<Vec<_>>() as &[Option<Value>],
         &items.iter().map(|i| i.price.get()).collect::<Vec<_>>(),
         &offsets,
+        &items.iter().map(|i| i.reference_image.as_ref().map(ImageSource::stored)).collect::<Vec<_>>() as &[Option<String>],
     )
     .execute(conn)
     .await?;

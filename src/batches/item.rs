@@ -5,10 +5,12 @@ use std::collections::HashSet;
 use chrono::NaiveDate;
 use serde_json::{Map, Value};
 
-use crate::domain::{Credits, CustomId, Prompt, Size};
+use super::image::{self, IMAGE, IMAGE_URL};
+use crate::domain::{Credits, CustomId, ImageSource, Prompt, Size};
+use crate::providers::EgressPolicy;
 use crate::providers::catalogue::{Catalogue, Model};
 
-const FIELDS: [&str; 6] = ["prompt", "model", "seconds", "size", "custom_id", "metadata"];
+const FIELDS: [&str; 8] = ["prompt", "model", "seconds", "size", "custom_id", "metadata", IMAGE_URL, IMAGE];
 /// Entries of a metadata object, and characters of a key and of a value, at the most.
 const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
 
@@ -28,6 +30,10 @@ pub struct OrderItem {
     pub size: Size,
     pub custom_id: Option<CustomId>,
     pub metadata: Option<Value>,
+    /// What it starts from. An upload is looked for when the order is admitted.
+    pub reference_image: Option<ImageSource>,
+    /// That image must have the size of the video.
+    pub image_matches_size: bool,
     pub price: Credits,
 }
 
@@ -59,6 +65,7 @@ pub(super) fn refuse_unknown(object: &Map<String, Value>, known: &[&str], faults
 pub(super) fn parse(
     value: &Value,
     (catalogue, today): (&Catalogue, NaiveDate),
+    images: EgressPolicy,
     custom_ids: &mut HashSet<CustomId>,
     faults: &mut Faults<'_>,
 ) -> Option<OrderItem> {
@@ -72,6 +79,7 @@ pub(super) fn parse(
     let prompt = prompt(object, model, faults);
     let custom_id = custom_id(object, custom_ids, faults);
     let metadata = metadata(object, faults);
+    let reference_image = image::parse(object, model, images, faults);
     let model = model?;
     let seconds = seconds(object, model, faults);
     let size = size(object, model, faults);
@@ -83,10 +91,20 @@ pub(super) fn parse(
         faults.add("seconds", format!("{} has no price for {seconds} s at {size}", model.name));
         return None;
     };
-    Some(OrderItem { prompt, model: model.name.clone(), seconds, size, custom_id, metadata, price })
+    Some(OrderItem {
+        prompt,
+        model: model.name.clone(),
+        seconds,
+        size,
+        custom_id,
+        metadata,
+        reference_image,
+        image_matches_size: model.reference_image_matches_size,
+        price,
+    })
 }
 
-fn text<'v>(object: &'v Map<String, Value>, field: &str, faults: &mut Faults<'_>) -> Option<&'v str> {
+pub(super) fn text<'v>(object: &'v Map<String, Value>, field: &str, faults: &mut Faults<'_>) -> Option<&'v str> {
     match object.get(field) {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text),

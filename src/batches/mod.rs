@@ -7,6 +7,7 @@
 //! Refuses: to make videos, to move money by itself, to know HTTP.
 
 mod admission;
+mod image;
 mod item;
 mod order;
 mod view;

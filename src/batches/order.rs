@@ -36,6 +36,8 @@ pub struct OrderLimits {
     pub max_items: usize,
     /// What a webhook address may be.
     pub webhooks: EgressPolicy,
+    /// Where reference images may come from.
+    pub images: EgressPolicy,
 }
 
 /// Parses a body. `header_keys` are the idempotency keys that came as headers (name, value).
@@ -107,7 +109,7 @@ fn items(
     let mut items = Vec::with_capacity(values.len());
     for (at, value) in values.iter().enumerate() {
         let mut faults = Faults { base: format!("/items/{at}"), found };
-        items.extend(item::parse(value, (catalogue, today), &mut custom_ids, &mut faults));
+        items.extend(item::parse(value, (catalogue, today), limits.images, &mut custom_ids, &mut faults));
     }
     items
 }

@@ -46,8 +46,10 @@ impl Provider for InstantProvider {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             find: true,
+            marks_orders: false,
             cancel: false,
             thumbnail: false,
+            reference_image: true,
             billing: Billing {
                 when: BilledWhen::OnSuccess,
                 moderated: Billed::No,

@@ -52,6 +52,8 @@ impl ProviderKind {
 pub struct VeoConfig {
     /// `personGeneration`; what is allowed depends on the place and the account, so that without it nothing is sent.
     pub person_generation: Option<String>,
+    /// The same for orders with a reference image, for which other words are allowed.
+    pub person_generation_with_image: Option<String>,
 }
 
 /// Where Veo runs in Google's cloud, and as whom it is called.
@@ -188,7 +190,10 @@ fn read_kind(section: &mut Section<'_>) -> Option<ProviderKind> {
 }
 
 fn read_veo(section: &mut Section<'_>) -> VeoConfig {
-    VeoConfig { person_generation: section.text("person_generation") }
+    VeoConfig {
+        person_generation: section.text("person_generation"),
+        person_generation_with_image: section.text("person_generation_with_image"),
+    }
 }
 
 fn read_vertex(section: &mut Section<'_>) -> Option<VertexConfig> {
@@ -242,9 +247,14 @@ pub(super) fn check_models(problems: &mut Vec<String>, providers: &[ProviderConf
         }));
         for route in &model.routes {
             let account = providers.iter().find(|account| account.name == route.provider);
-            if let Some(ProviderKind::Fal(fal)) = account.map(|account| &account.kind)
-                && fal.input(&route.upstream).is_none()
-            {
+            let Some(ProviderKind::Fal(fal)) = account.map(|account| &account.kind) else { continue };
+            if model.reference_image && !fal.takes_image(&route.upstream) {
+                problems.push(format!(
+                    "model {:?} takes a reference image, and {:?} at the provider {:?} has no {{image}} in its `inputs`",
+                    model.name, route.upstream, route.provider
+                ));
+            }
+            if fal.input(&route.upstream).is_none() {
                 problems.push(format!(
                     "model {:?} is {:?} at the provider {:?}, whose `inputs` have no pattern for it",
                     model.name, route.upstream, route.provider

@@ -8,8 +8,10 @@
 //! ```
 //!
 //! A text may have `{seconds}`, `{width}`, `{height}`, `{size}` (1280x720), `{aspect_ratio}` (16:9) and `{resolution}` (720p)
-//! in it; a text that is nothing but `{seconds:number}` (or width, or height) becomes a number. Everything else is sent as
-//! it stands. A name counts for all models whose id begins with it, whole segments at a time; the longest counts.
+//! in it; a text that is nothing but `{seconds:number}` (or width, or height) becomes a number. A field with `{image}` in it
+//! gets the reference image as a data URI, and is left out where there is none. Everything else is sent as it stands. Many
+//! models have a second id for orders with an image: `image_models = { "owner/app" = "owner/app/image-to-video" }`, whose
+//! pattern then counts. A name counts for all models whose id begins with it, whole segments at a time; the longest counts.
 //! Always holds: a pattern says length and size, because what a provider makes unasked costs money too; it does not say
 //! the prompt, which is the customer's.
 
@@ -24,9 +26,38 @@ use super::reader::Section;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FalConfig {
     inputs: BTreeMap<String, InputPattern>,
+    /// By the id for orders without an image.
+    image_models: BTreeMap<String, String>,
 }
 
 impl FalConfig {
+    /// The id under which orders of a model are placed that have an image.
+    pub fn image_model<'a>(&'a self, model: &'a str) -> &'a str {
+        self.image_models.get(model).map_or(model, String::as_str)
+    }
+
+    /// Whether orders of this model have a place for an image.
+    pub fn takes_image(&self, model: &str) -> bool {
+        self.input(self.image_model(model)).is_some_and(|input| input.says(Quantity::Image))
+    }
+
+    /// With other ids for orders with an image.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn with_image_models(self, image_models: &toml::Table) -> Result<FalConfig, String> {
+        let read = |(model, other): (&String, &Toml)| match other
+            .as_str()
+            .filter(|other| is_model(other) && is_model(model))
+        {
+            Some(other) if self.takes_image(other) => Ok((model.clone(), other.to_owned())),
+            Some(other) => Err(format!("{other:?} has no pattern in inputs with {{image}} in it")),
+            None => Err(format!("{model:?} must be owner/app and lead to such an id")),
+        };
+        let image_models = image_models.iter().map(read).collect::<Result<_, String>>()?;
+        Ok(FalConfig { image_models, ..self })
+    }
+
     /// The pattern for a model, by the provider's name.
     pub fn input(&self, model: &str) -> Option<&InputPattern> {
         let counts = |name: &str| model.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -44,16 +75,20 @@ impl FalConfig {
             }
             _ => Err(format!("{model:?} must be owner/app or owner/app/path and lead to a table of fields")),
         };
-        Ok(FalConfig { inputs: inputs.iter().map(read).collect::<Result<_, _>>()? })
+        Ok(FalConfig { inputs: inputs.iter().map(read).collect::<Result<_, _>>()?, ..FalConfig::default() })
     }
 }
 
 /// The account's `inputs`; problems are noted.
 pub(super) fn read(section: &mut Section<'_>) -> FalConfig {
     section.require("inputs");
-    FalConfig::from_inputs(&section.table("inputs")).unwrap_or_else(|wrong| {
+    let config = FalConfig::from_inputs(&section.table("inputs")).unwrap_or_else(|wrong| {
         section.problem("inputs", format_args!("is wrong: {wrong}"));
         FalConfig::default()
+    });
+    config.clone().with_image_models(&section.table("image_models")).unwrap_or_else(|wrong| {
+        section.problem("image_models", format_args!("is wrong: {wrong}"));
+        config
     })
 }
 
@@ -87,16 +122,19 @@ pub enum Quantity {
     AspectRatio,
     /// `720p`
     Resolution,
+    /// The reference image, as a data URI.
+    Image,
 }
 
 impl Quantity {
-    const NAMES: [(&str, Quantity); 6] = [
+    const NAMES: [(&str, Quantity); 7] = [
         ("seconds", Quantity::Seconds),
         ("width", Quantity::Width),
         ("height", Quantity::Height),
         ("size", Quantity::Size),
         ("aspect_ratio", Quantity::AspectRatio),
         ("resolution", Quantity::Resolution),
+        ("image", Quantity::Image),
     ];
 
     fn named(name: &str) -> Result<Quantity, String> {
@@ -119,7 +157,7 @@ impl InputPattern {
         if !said.contains(&Quantity::Seconds) {
             return Err("must say {seconds} somewhere: a length that is not asked for costs money too".to_owned());
         }
-        if said.iter().all(|quantity| *quantity == Quantity::Seconds) {
+        if said.iter().all(|quantity| matches!(quantity, Quantity::Seconds | Quantity::Image)) {
             return Err("must say the size somewhere, such as {aspect_ratio} and {resolution}".to_owned());
         }
         Ok(pattern)
@@ -138,7 +176,15 @@ impl InputPattern {
         &self,
         value_of: &dyn Fn(Quantity) -> Option<String>,
     ) -> Result<serde_json::Map<String, Value>, Quantity> {
-        self.0.iter().map(|(name, field)| Ok((name.clone(), field.fill(value_of)?))).collect()
+        let without_image = value_of(Quantity::Image).is_none();
+        let sent = self.0.iter().filter(|(_, field)| !(without_image && field.is_image()));
+        sent.map(|(name, field)| Ok((name.clone(), field.fill(value_of)?))).collect()
+    }
+
+    fn says(&self, quantity: Quantity) -> bool {
+        let mut said = Vec::new();
+        self.collect(&mut said);
+        said.contains(&quantity)
     }
 
     fn collect(&self, said: &mut Vec<Quantity>) {
@@ -157,6 +203,11 @@ impl InputPattern {
 }
 
 impl Field {
+    /// Whether it is only there for an image.
+    fn is_image(&self) -> bool {
+        matches!(self, Field::Text(pieces) if pieces.contains(&Piece::Quantity(Quantity::Image)))
+    }
+
     fn read(value: &Toml) -> Result<Field, String> {
         match value {
             Toml::Table(fields) => Ok(Field::Table(InputPattern::read_table(fields)?)),
@@ -229,7 +280,7 @@ mod tests {
             Quantity::Height => Some("720".to_owned()),
             Quantity::Size => Some("1280x720".to_owned()),
             Quantity::AspectRatio => Some("16:9".to_owned()),
-            Quantity::Resolution => None,
+            Quantity::Resolution | Quantity::Image => None,
         };
         pattern.fill(&value_of).map(Value::Object)
     }

@@ -10,6 +10,7 @@ mod accounts;
 mod callbacks;
 mod fal;
 mod http;
+mod images;
 mod live;
 mod models;
 mod reader;
@@ -30,6 +31,7 @@ pub use accounts::{GoogleIdentity, ProviderConfig, ProviderKind, VeoConfig, Vert
 pub use callbacks::CallbackConfig;
 pub use fal::{FalConfig, InputPattern, Quantity};
 pub use http::{ConnectionLimits, HttpConfig, RequestLimits, TlsConfig, WaitLimits};
+pub use images::ImagesConfig;
 pub use live::Live;
 pub use models::{ModelConfig, RouteConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};
@@ -83,6 +85,7 @@ pub struct Config {
     pub http: HttpConfig,
     pub webhooks: WebhooksConfig,
     pub storage: StorageConfig,
+    pub images: ImagesConfig,
     pub attempts: AttemptsConfig,
     pub providers: Vec<ProviderConfig>,
     pub models: Vec<ModelConfig>,
@@ -135,6 +138,7 @@ impl Config {
         let http = http::read_http(&mut reader, &limits);
         let webhooks = sections::read_webhooks(&mut reader);
         let attempts = sections::read_attempts(&mut reader);
+        let images = images::read(&mut reader);
         let mut storage = storage::read(&mut reader, &variables);
 
         let mut top = reader.top();
@@ -175,6 +179,7 @@ impl Config {
             http,
             webhooks,
             storage,
+            images,
             attempts,
             providers,
             models,

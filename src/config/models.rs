@@ -59,6 +59,10 @@ pub struct ModelConfig {
     /// sizes without a price of their own.
     pub length_prices: BTreeMap<u32, Credits>,
     pub max_prompt_chars: usize,
+    /// Whether a video may start from a reference image.
+    pub reference_image: bool,
+    /// Whether that image must have the size of the video, pixel by pixel.
+    pub reference_image_matches_size: bool,
     /// How long one attempt may take, from submission to the end of the job.
     pub deadline: Duration,
     /// The last day (UTC) on which it is offered, whatever its routes say.
@@ -105,6 +109,9 @@ impl ModelConfig {
         }
         if self.replacement.as_ref() == Some(name) {
             problems.push(format!("model {name:?}: is its own replacement"));
+        }
+        if self.reference_image_matches_size && !self.reference_image {
+            problems.push(format!("model {name:?}: reference_image_matches_size is of no use without reference_image"));
         }
         if !self.seconds.contains(&self.default_seconds) {
             problems.push(format!("model {name:?}: default_seconds = {} is not among seconds", self.default_seconds));
@@ -167,6 +174,8 @@ fn read_model(section: &mut Section<'_>) -> Option<ModelConfig> {
     let length_prices = section.numbers_by("length_prices", "seconds and whole credits, such as { \"6\" = 447 }");
     let longest_prompt = u64::try_from(Prompt::MAX_CHARS).unwrap_or(u64::MAX);
     let max_prompt_chars = section.number("max_prompt_chars", longest_prompt, 1..=longest_prompt);
+    let reference_image = section.flag("reference_image", false);
+    let reference_image_matches_size = section.flag("reference_image_matches_size", false);
     let deadline = section.secs("deadline_secs", 1800, 10..=172_800);
     let available_until = section.day("available_until");
     let replacement = section.text("replacement");
@@ -192,6 +201,8 @@ fn read_model(section: &mut Section<'_>) -> Option<ModelConfig> {
         size_prices: credits_by(size_prices),
         length_prices: credits_by(length_prices),
         max_prompt_chars: usize::try_from(max_prompt_chars).unwrap_or(Prompt::MAX_CHARS),
+        reference_image,
+        reference_image_matches_size,
         deadline,
         available_until,
         replacement,
@@ -284,6 +295,9 @@ pub fn built_in() -> Vec<ModelConfig> {
         size_prices: BTreeMap::new(),
         length_prices: BTreeMap::new(),
         max_prompt_chars: Prompt::MAX_CHARS,
+        // it becomes the first frame
+        reference_image: true,
+        reference_image_matches_size: true,
         deadline: Duration::from_secs(1800),
         available_until: None,
         replacement: None,
@@ -306,6 +320,8 @@ pub fn built_in() -> Vec<ModelConfig> {
         length_prices: BTreeMap::from([(4, credits(298)), (6, credits(447))]),
         // The provider's bound is 1,024 tokens, at about four characters each.
         max_prompt_chars: 4_000,
+        // fitted to the frame by the provider
+        reference_image_matches_size: false,
         ..sora.clone()
     };
     vec![sora, sora_pro, veo]

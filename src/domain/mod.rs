@@ -7,6 +7,7 @@
 
 pub mod credits;
 pub mod ids;
+pub mod image;
 pub mod master_key;
 pub mod secret;
 pub mod state;
@@ -15,6 +16,7 @@ pub mod video_spec;
 pub use credits::Credits;
 pub use freezeframe_workflows::FailureClass;
 pub use ids::{AttemptId, BatchId, DeliveryId, EventId, TenantId, VideoId};
+pub use image::{ImageFacts, ImageFormat, ImageId, ImageSource, NotAnImage};
 pub use master_key::MasterKey;
 pub use secret::Secret;
 pub use state::{AttemptState, BatchStatus, DeliveryState, GrantSource, LedgerAct, VideoState};

@@ -49,6 +49,9 @@ pub struct BookedJob {
     pub prompt: String,
     /// SHA-256 of the prompt's UTF-8 bytes, in hex.
     pub prompt_sha256: String,
+    /// SHA-256 of the image that the video starts from, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_sha256: Option<String>,
     pub size: String,
     pub seconds: u32,
     /// Which create of this prompt it was, from 1, refused ones counted too.

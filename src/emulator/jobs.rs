@@ -24,6 +24,8 @@ pub(super) struct Order {
     pub(super) seconds: u32,
     /// Where the client wants the file, such as `gs://bucket/prefix/`.
     pub(super) destination: Option<Arc<str>>,
+    /// SHA-256 of the image that the video starts from, in hex.
+    pub(super) image_sha256: Option<Arc<str>>,
 }
 
 /// What one look at a job shows. Each surface spells it in its vendor's words.
@@ -238,6 +240,7 @@ impl Job {
             model: self.order.model.to_string(),
             prompt: self.order.prompt.to_string(),
             prompt_sha256: hex(&self.terms.prompt_sha256),
+            image_sha256: self.order.image_sha256.as_deref().map(str::to_owned),
             size: self.order.size.to_string(),
             seconds: self.order.seconds,
             nth: self.terms.nth,
@@ -317,7 +320,7 @@ impl Job {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble & 0xF)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
@@ -333,6 +336,7 @@ mod tests {
             size: "1280x720".into(),
             seconds: 4,
             destination: None,
+            image_sha256: None,
         };
         let terms = Terms {
             prompt_sha256: [0xab; 32],

@@ -233,6 +233,7 @@ fn catalogue() -> Vec<ModelCard> {
         ModelCard::new("gemini-omni-1.1-flash", OMNI, &[(3, SMALL), (10, HD), (15, FULL), (30, ULTRA)]),
         veo("fal-ai/veo3.1"),
         fast("fal-ai/veo3.1/fast"),
+        fast("fal-ai/veo3.1/fast/image-to-video"),
         ModelCard::new("fal-ai/kling-video/v3/turbo/text-to-video", &["5", "10"], &[(8, HD)]),
         ModelCard::new("blackforestlabs/flux-3-max/text-to-video", FLUX, &[(10, HD), (15, FULL)]),
     ]

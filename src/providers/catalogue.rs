@@ -34,6 +34,10 @@ pub struct Model {
     pub sizes: Vec<Size>,
     pub default_size: Size,
     pub max_prompt_chars: usize,
+    /// Whether a video may start from a reference image.
+    pub reference_image: bool,
+    /// Whether that image must have the size of the video, pixel by pixel.
+    pub reference_image_matches_size: bool,
     /// How long one attempt may take, from submission to the end of the job.
     pub deadline: Duration,
     /// The last day (UTC) on which it can be made: its own, or the last one of its routes.
@@ -81,6 +85,8 @@ impl Model {
             sizes: config.sizes.clone(),
             default_size: config.default_size,
             max_prompt_chars: config.max_prompt_chars,
+            reference_image: config.reference_image,
+            reference_image_matches_size: config.reference_image_matches_size,
             deadline: config.deadline,
             available_until: last_day(config),
             replacement: config.replacement.clone(),

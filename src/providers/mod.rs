@@ -35,7 +35,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::config::{AttemptsConfig, Config, ProviderConfig, ProviderKind};
-use crate::domain::{AttemptId, FailureClass, Size};
+use crate::domain::{AttemptId, FailureClass, ImageFormat, Size};
 pub use byte_stream::ByteStream;
 use callbacks::CallbackBase;
 pub use catalogue::{Catalogue, CatalogueError, Model};
@@ -45,6 +45,15 @@ pub use gemini_omni::GeminiOmni;
 pub use openai_videos::OpenaiVideos;
 pub use veo::Veo;
 
+/// What a video starts from. Whoever orders holds the bytes until the order was answered.
+#[derive(Clone, Copy)]
+pub struct ReferenceImage<'a> {
+    pub bytes: &'a Bytes,
+    pub format: ImageFormat,
+    pub width: u32,
+    pub height: u32,
+}
+
 /// One video to be made. Everything that has a price is spelled out: a provider's defaults cost money too.
 #[derive(Clone, Copy)]
 pub struct GenerationRequest<'a> {
@@ -53,12 +62,18 @@ pub struct GenerationRequest<'a> {
     pub upstream_model: &'a str,
     pub seconds: u32,
     pub size: Size,
+    /// Never left out where it was ordered: an account without [`Capabilities::reference_image`] refuses.
+    pub image: Option<ReferenceImage<'a>>,
 }
 
 impl fmt::Debug for GenerationRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let GenerationRequest { prompt, upstream_model, seconds, size } = self;
-        write!(f, "{upstream_model} {seconds} s {size}, prompt of {} bytes", prompt.len())
+        let GenerationRequest { prompt, upstream_model, seconds, size, image } = self;
+        write!(f, "{upstream_model} {seconds} s {size}, prompt of {} bytes", prompt.len())?;
+        match image {
+            Some(image) => write!(f, ", image of {} bytes", image.bytes.len()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -207,10 +222,15 @@ pub enum CancelOutcome {
 pub struct Capabilities {
     /// [`Provider::find`] can find a submission whose answer was lost.
     pub find: bool,
+    /// What [`Provider::find`] finds bears the attempt's own mark. Otherwise it is found by what is alike, which the
+    /// image is no part of.
+    pub marks_orders: bool,
     /// [`Provider::cancel`] can stop a job.
     pub cancel: bool,
     /// [`Provider::fetch_thumbnail`] may have a picture.
     pub thumbnail: bool,
+    /// An order may have a reference image.
+    pub reference_image: bool,
     pub billing: Billing,
 }
 

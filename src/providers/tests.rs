@@ -173,7 +173,7 @@ fn provider(base: Url, change: impl Fn(&mut ProviderConfig, &mut AttemptsConfig)
 
 fn request() -> GenerationRequest<'static> {
     let size = Size { width: 1280, height: 720 };
-    GenerationRequest { prompt: PROMPT, upstream_model: "sora-2", seconds: 4, size }
+    GenerationRequest { prompt: PROMPT, upstream_model: "sora-2", seconds: 4, size, image: None }
 }
 
 fn request_of(prompt: &str) -> GenerationRequest<'_> {

@@ -8,7 +8,9 @@ mod finalize;
 mod generate;
 mod notify;
 mod purge;
+mod purge_images;
 pub mod record;
+mod reference;
 mod sweep;
 
 use std::time::Duration;
@@ -27,6 +29,8 @@ pub use finalize::finalize;
 pub use generate::generate;
 pub use notify::notify;
 pub use purge::{Purged, purge};
+pub use purge_images::purge_images;
+pub use reference::References;
 pub use sweep::{Swept, audit, sweep};
 
 /// How long things may take around an attempt.
@@ -64,6 +68,8 @@ pub struct Studio {
     pub catalogue: Live<Catalogue>,
     pub providers: Live<Registry>,
     pub storage: Storage,
+    /// Gets the images that videos start from.
+    pub references: References,
     pub courier: Courier,
     /// Who in this process may be called about.
     pub ears: Ears,

@@ -35,6 +35,7 @@ pub mod mp4_check;
 mod place;
 mod probe;
 mod put;
+mod reference;
 mod retention;
 #[cfg(test)]
 mod tests;

@@ -72,7 +72,13 @@ async fn claimed(app: &TestApp, worker: &str) -> ClaimedVideo {
 }
 
 fn close(video: &ClaimedVideo, state: AttemptState, failure: Option<FailureClass>, verdict: Verdict) -> Transition {
-    let attempt = AttemptEnd { state, handle: None, failure, message: failure.map(|_| "too late".to_owned()) };
+    let attempt = AttemptEnd {
+        state,
+        handle: None,
+        failure,
+        message: failure.map(|_| "too late".to_owned()),
+        blames_account: false,
+    };
     let credits = match verdict {
         Verdict::Succeed(_) => CreditMove::Charge,
         Verdict::Fail => CreditMove::Refund,

@@ -55,7 +55,7 @@ fn the_example_settings_are_valid_as_they_are_and_with_every_line_switched_on() 
 /// Every setting there is, told by the settings themselves: an unknown one is answered with the known ones.
 fn known_settings() -> BTreeSet<String> {
     let mut known = BTreeSet::new();
-    let sections = ["log", "engine", "scheduler", "limits", "webhooks", "storage", "attempts"];
+    let sections = ["log", "engine", "scheduler", "limits", "webhooks", "storage", "images", "attempts"];
     let lists = [("provider", "kind = \"openai_videos\""), ("model", "provider = \"x\"")];
     let mut probes = vec![(String::new(), "zzz = 1".to_owned())];
     probes.extend(sections.map(|section| (format!("{section}."), format!("[{section}]\nzzz = 1"))));

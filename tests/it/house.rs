@@ -24,6 +24,7 @@ const FLOORS: [(&str, u32); 22] = [
     ("ledger", 3),
     ("accounts", 3),
     ("engine", 3),
+    ("images", 3),
     ("tenants", 3),
     ("idempotency", 3),
     ("db", 2),

@@ -16,6 +16,7 @@ mod flow;
 mod generated;
 mod grafana;
 mod house;
+mod images;
 mod ledger;
 mod routes;
 mod server;

@@ -474,6 +474,7 @@ async fn a_released_video_of_an_account_that_was_stopped_meanwhile_goes_back_to_
         handle: None,
         failure: Some(FailureClass::Timeout),
         message: Some("too late".to_owned()),
+        blames_account: true,
     };
     let close = Close {
         lease: video.lease.clone(),

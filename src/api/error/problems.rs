@@ -3,7 +3,7 @@
 
 use poem::http::StatusCode;
 use poem_openapi::Object;
-use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaOperation, MetaParamIn, MetaResponse};
+use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaOperation, MetaParamIn, MetaRequest, MetaResponse};
 use poem_openapi::types::{ToJSON, Type};
 
 macro_rules! kinds {
@@ -66,13 +66,17 @@ kinds! {
     FilePurged = "file-purged" GONE "File no longer kept"
         "Nothing brings it back: fetch files before the `kept_until` of their `output`, or ask for a longer retention.";
     BodyTooLarge = "body-too-large" PAYLOAD_TOO_LARGE "Body too large"
-        "Split the batch.";
+        "Split the batch; make the image smaller.";
     UnsupportedMediaType = "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "Content type not supported"
-        "Send `Content-Type: application/json`.";
+        "Send `Content-Type: application/json`; for an image, the bytes of a JPEG, PNG or WebP.";
     RangeOutside = "range-outside" RANGE_NOT_SATISFIABLE "Range outside of the file"
         "`Content-Range` names the length of the file.";
     InvalidOrder = "invalid-order" UNPROCESSABLE_ENTITY "Batch not valid"
         "Correct everything that `errors` names, each by its JSON pointer into the body. Nothing was frozen.";
+    ImageQuota = "image-quota" CONFLICT "Too many images kept"
+        "Use images that are there already; those that no batch uses any more go by themselves after some days.";
+    InvalidImage = "invalid-image" UNPROCESSABLE_ENTITY "Image not valid"
+        "Send the whole file, as an image program writes it.";
     KeyReused = "key-reused" UNPROCESSABLE_ENTITY "Idempotency key used before"
         "Send a new key for a new batch; the same key only with the same body.";
     Internal = "internal" INTERNAL_SERVER_ERROR "Internal error"
@@ -163,25 +167,32 @@ impl Problem {
 pub fn responses_of(operation: &MetaOperation) -> Vec<MetaResponse> {
     let takes = |place| operation.params.iter().any(|param| param.in_type == place);
     let (body, key) = (operation.request.is_some(), !operation.security.is_empty());
+    let takes_json =
+        |request: &MetaRequest| request.content.iter().any(|media| media.content_type == "application/json");
+    let json = operation.request.as_ref().is_some_and(takes_json);
+    let file = body && !json;
     let possible = [
         (
-            takes(MetaParamIn::Query) || body,
+            takes(MetaParamIn::Query) || json,
             400,
             "The body is not JSON, or a parameter cannot be used; `errors` names it.",
         ),
         (key, 401, "The API key is missing, malformed, revoked or unknown."),
         (
-            body,
+            json,
             402,
             "The batch costs more credits than are available; `required`, `available` and `shortfall` say how many.",
         ),
-        (takes(MetaParamIn::Path), 404, "The tenant has no such batch."),
+        (takes(MetaParamIn::Path), 404, "The tenant has no such batch or image."),
         (body, 408, "The body came too slowly."),
-        (body, 409, "A request with the same idempotency key is being processed; repeat it after `Retry-After`."),
-        (body, 413, "The body is too large; split the batch."),
-        (body, 415, "The body is not declared as `application/json`."),
+        (file, 409, "The tenant keeps as many images, or bytes of them, as it may."),
+        (json, 409, "A request with the same idempotency key is being processed; repeat it after `Retry-After`."),
+        (body, 413, "The body is too large."),
+        (file, 415, "The body is no JPEG, PNG or WebP."),
+        (json, 415, "The body is not declared as `application/json`."),
+        (file, 422, "The image is damaged or cut off."),
         (
-            body,
+            json,
             422,
             "Something is wrong with the batch: everything is listed in `errors` with JSON pointers, and nothing was frozen. \
              Also: the idempotency key was used before for another batch.",
@@ -205,6 +216,6 @@ fn response(status: u16, description: &'static str) -> MetaResponse {
         status: Some(status),
         status_range: None,
         content: vec![MetaMediaType { content_type: Problem::CONTENT_TYPE, schema: Problem::schema_ref() }],
-        headers: if matches!(status, 409 | 503) { vec![retry_after] } else { vec![] },
+        headers: if status == 503 || description.contains("`Retry-After`") { vec![retry_after] } else { vec![] },
     }
 }

@@ -194,7 +194,18 @@ pub(in crate::cli) struct Model {
     pub(in crate::cli) sizes: Vec<String>,
     pub(in crate::cli) default_size: String,
     pub(in crate::cli) max_prompt_chars: usize,
+    #[serde(default)]
+    pub(in crate::cli) accepts_reference_image: bool,
+    #[serde(default)]
+    pub(in crate::cli) reference_image_matches_size: bool,
     pub(in crate::cli) prices: Vec<Price>,
+}
+
+/// An uploaded image.
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::cli) struct UploadedImage {
+    pub(in crate::cli) id: String,
+    pub(in crate::cli) expires_at: DateTime<Utc>,
 }
 
 /// The price of one video.

@@ -20,7 +20,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-pub(super) use answers::{Accepted, Batch, BatchStatus, Counts, Entry, Failure, Model, Money, Output, Video, Wallet};
+pub(super) use answers::{
+    Accepted, Batch, BatchStatus, Counts, Entry, Failure, Model, Money, Output, UploadedImage, Video, Wallet,
+};
 pub(super) use call_error::{CallError, Problem, root_cause};
 
 use super::output::plain;
@@ -159,6 +161,20 @@ impl Api {
 
     pub(super) async fn models(&self) -> Result<Vec<Answer<Model>>, CallError> {
         self.all(&["models"], &[], usize::MAX).await
+    }
+
+    /// Uploads an image once.
+    pub(super) async fn upload_image(
+        &self,
+        image: Bytes,
+        media_type: &'static str,
+    ) -> Result<Answer<UploadedImage>, CallError> {
+        let request = self.http.post(self.url(&["images"], &[])?).header(CONTENT_TYPE, media_type).body(image);
+        Ok(self.read(request).await?.1)
+    }
+
+    pub(super) async fn image(&self, id: &str) -> Result<Answer<UploadedImage>, CallError> {
+        self.get(self.url(&["images", id], &[])?).await
     }
 
     /// Starts the download behind a signed link, without the key.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::Connection;
-use super::input::{Fault, Faults, Item, Items};
+use super::input::{Fault, Faults, IMAGE, IMAGE_URL, Item, Items};
 use crate::cli::client::Model;
 use crate::cli::output::{self, Table, amount, count, plain};
 use crate::cli::progress::number;
@@ -99,6 +99,11 @@ fn variant(item: &Item, models: &HashMap<String, Model>) -> Result<(Variant, i64
     if chars > model.max_prompt_chars {
         let most = model.max_prompt_chars;
         found.append(&mut wrong("prompt", format!("has {chars} characters; `{name}` takes at most {most}")));
+    }
+    for field in [IMAGE_URL, IMAGE] {
+        if item.fields.get(field).is_some_and(|image| !image.is_null()) && !model.accepts_reference_image {
+            found.append(&mut wrong(field, format!("cannot be used: `{name}` takes no reference image")));
+        }
     }
     let seconds = item.fields.get("seconds").and_then(Value::as_u64).unwrap_or(model.default_seconds.into());
     let size = text("size").unwrap_or(&model.default_size);

@@ -43,7 +43,7 @@ pub(super) async fn run(args: ModelsArgs) -> Result<ExitCode> {
 }
 
 fn offers<'m>(models: impl IntoIterator<Item = &'m Model>, width: usize) -> String {
-    let mut table = Table::new(["model", ">credits", "seconds", "~sizes", "~until"]);
+    let mut table = Table::new(["model", ">credits", "seconds", "image", "~sizes", "~until"]);
     for model in models {
         let prices = || model.prices.iter().map(|price| price.price_credits);
         let range = match (prices().min(), prices().max()) {
@@ -52,7 +52,9 @@ fn offers<'m>(models: impl IntoIterator<Item = &'m Model>, width: usize) -> Stri
             (None, _) => "-".to_owned(),
         };
         let seconds = model.seconds.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        table.row([plain(&model.name), range, seconds, plain(&model.sizes.join(",")), until(model)]);
+        let image = if model.accepts_reference_image { "yes" } else { "" };
+        let sizes = plain(&model.sizes.join(","));
+        table.row([plain(&model.name), range, seconds, image.to_owned(), sizes, until(model)]);
     }
     table.render_within(width)
 }
@@ -79,5 +81,10 @@ fn prices(model: &Model) -> String {
         None => String::new(),
     };
     let chars = amount(i64::try_from(model.max_prompt_chars).unwrap_or(i64::MAX));
-    format!("  {}{until}; prompts of up to {chars} characters\n\n{}", plain(&model.name), table.render())
+    let image = match (model.accepts_reference_image, model.reference_image_matches_size) {
+        (false, _) => "",
+        (true, false) => "; takes a reference image",
+        (true, true) => "; takes a reference image of the video's size",
+    };
+    format!("  {}{until}; prompts of up to {chars} characters{image}\n\n{}", plain(&model.name), table.render())
 }

@@ -25,7 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 const EXAMPLES: &str = "\
 The file has one JSON object per line, or it is a table with the columns prompt,
-model, seconds, size, custom_id and metadata.NAME (only prompt is a must):
+model, seconds, size, custom_id, reference_image_url, reference_image and
+metadata.NAME (only prompt is a must). A reference_image is a file beside
+this one, which is uploaded first, or the id of an uploaded one:
 
   {\"prompt\": \"A red fox in the snow\", \"model\": \"sora-2\", \"seconds\": 8}
 
@@ -95,7 +97,8 @@ fn name_and_text(text: &str) -> Result<(String, String), String> {
 
 pub(super) async fn run(args: SubmitArgs) -> Result<ExitCode> {
     let defaults = Defaults { model: args.model.clone(), seconds: args.seconds, size: args.size.clone() };
-    let items = input::read(&args.file, args.format, &defaults)?;
+    let mut items = input::read(&args.file, args.format, &defaults)?;
+    let images = items.resolve_images(&args.file)?;
     if args.dry_run {
         return dry_run::run(&items, &args.connection).await;
     }
@@ -103,8 +106,12 @@ pub(super) async fn run(args: SubmitArgs) -> Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let key = args.key.clone().unwrap_or_else(|| format!("cli-{}", Ulid::generate()));
     let body = Bytes::from(body(&args, &items)?.to_string());
-    output::aside(&format!("sending {}, idempotency key {key}", count(items.items.len(), "item")));
     let patience = Duration::from_secs(args.retry_for);
+    tokio::select! {
+        uploaded = input::upload(&api, &images, patience) => uploaded?,
+        () = signals.next() => return Err(anyhow!("stopped while images were uploaded; nothing was bought")),
+    }
+    output::aside(&format!("sending {}, idempotency key {key}", count(items.items.len(), "item")));
     let submitted = tokio::select! {
         sent = send(&api, &body, &key, patience) => sent.map_err(|error| refused(error, &items, &key))?,
         () = signals.next() => {

@@ -17,6 +17,7 @@
 mod fal;
 mod gemini_omni;
 mod google;
+mod image;
 mod openai_videos;
 mod sizes;
 mod veo;

@@ -9,6 +9,7 @@
 pub(super) mod client;
 pub(super) mod credential;
 pub(super) mod download;
+pub(super) mod image_body;
 pub(super) mod json;
 pub(super) mod odd_words;
 pub(super) mod reads;
@@ -21,6 +22,7 @@ pub(super) mod sieve;
 pub(super) use client::{ApiClient, Ask};
 pub(super) use credential::{Credential, TokenError, TokenSource};
 pub(super) use download::FilePolicy;
+pub(super) use image_body::ImageSlot;
 pub(super) use odd_words::OddWords;
 pub(super) use refusal::{ErrorBody, Vocabulary};
 pub(super) use reply::Reply;

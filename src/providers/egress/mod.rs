@@ -3,12 +3,14 @@
 //! Two ways out. *Provider clients* go where the operator configured them to go, loopback included. *Guarded clients* go
 //! where a customer or a provider's answer points: only http(s) without userinfo, every address a name resolves to is
 //! checked and the connection goes to that very address (a second look-up cannot be smuggled in), no redirect is
-//! followed, an answer is read up to a cap. A file that comes too slowly is ended (`pace`).
+//! followed unless its target passes the same checks, an answer is read up to a cap. A file that comes too slowly is ended
+//! (`pace`).
 //! Always holds for both: no proxy and no other setting comes from the environment, nothing is retried.
 //! Refuses, even where private targets are allowed: link-local and cloud metadata addresses, multicast, reserved nets.
 
 mod addresses;
 mod answers;
+mod download;
 mod pace;
 
 use std::sync::Once;
@@ -26,6 +28,7 @@ pub use addresses::{EgressPolicy, MAX_URL_BYTES};
 pub use answers::Answer;
 use answers::{KEPT_HEADERS, read_prefix, sources};
 pub(super) use answers::{LONGEST_RETRY_AFTER, retry_after, root_cause};
+pub use download::{Opened, TooLong};
 pub(super) use pace::Line;
 
 const USER_AGENT: &str = concat!("freezeframe/", env!("CARGO_PKG_VERSION"));

@@ -11,6 +11,8 @@
 //!   ([`callback`]), whose address goes with the order as `fal_webhook`.
 //! - Every model wants length and size in fields of its own: [`crate::config::FalConfig`]. A model without a pattern is
 //!   refused before anything is sent.
+//! - A reference image goes into the field that the pattern gives it, as a data URI; many models have an id of their own
+//!   for orders with one. Where there is no such field, an order with an image is refused before anything is sent.
 //! - A result of 422 is about the order: the content policy, or its fields. A 5xx that carries fal's own error form ends
 //!   the job; any other is an outage of the queue, which proves nothing and is asked again. A 400 may only say "still in
 //!   progress".
@@ -35,7 +37,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::adapter::{
-    ApiClient, Ask, Credential, ErrorBody, FilePolicy, JsonBounds, OddWords, Reply, Vocabulary, refusal,
+    ApiClient, Ask, Credential, ErrorBody, FilePolicy, ImageSlot, JsonBounds, OddWords, Reply, Vocabulary, refusal,
 };
 use super::callbacks::CallbackAddresses;
 use super::egress::Egress;
@@ -151,7 +153,7 @@ impl Provider for Fal {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: false, cancel: true, thumbnail: false, billing: BILLING }
+        Capabilities { find: false, marks_orders: false, cancel: true, thumbnail: false, reference_image: true, billing: BILLING }
     }
 
     fn poll_interval(&self) -> Duration {
@@ -171,14 +173,16 @@ impl Provider for Fal {
     }
 
     async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome {
-        let input = match wire::input(&self.config, request) {
+        let slot = ImageSlot::new();
+        let model = wire::model(&self.config, request);
+        let input = match wire::input(&self.config, request, &slot) {
             Ok(input) => input,
             Err((class, message)) => return SubmitOutcome::Rejected { class, message, retry_after: None },
         };
-        let fill = |post: reqwest::RequestBuilder| post.header("x-fal-no-retry", "1").json(&input);
-        let handle_of = |answer: &Value| Some(Ticket::of(answer, request.upstream_model, &self.api.url([]))?.handle());
+        let fill = |post: reqwest::RequestBuilder| slot.fill(post.header("x-fal-no-retry", "1"), &input, request.image);
+        let handle_of = |answer: &Value| Some(Ticket::of(answer, model, &self.api.url([]))?.handle());
         let callback = self.callbacks.as_ref().map(|addresses| addresses.of_attempt(attempt));
-        self.api.submit(self.order_url(request.upstream_model, callback.as_ref()), request, fill, handle_of).await
+        self.api.submit(self.order_url(model, callback.as_ref()), request, fill, handle_of).await
     }
 
     async fn poll(&self, handle: &Handle) -> Result<PollOutcome, ReadError> {

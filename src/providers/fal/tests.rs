@@ -23,7 +23,7 @@ fn fal(base: &Url) -> Fal {
 
 fn request(model: &'static str, size: &str) -> GenerationRequest<'static> {
     let size: Size = size.parse().unwrap();
-    GenerationRequest { prompt: PROMPT, upstream_model: model, seconds: 8, size }
+    GenerationRequest { prompt: PROMPT, upstream_model: model, seconds: 8, size, image: None }
 }
 
 /// The answer to an order, with URLs below this one.

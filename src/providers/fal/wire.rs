@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::super::adapter::{ErrorBody, json, shape};
+use super::super::adapter::{ErrorBody, ImageSlot, json, shape};
 use super::super::{GenerationRequest, Handle, Place};
 use crate::config::{FalConfig, Quantity};
 use crate::domain::FailureClass;
@@ -12,13 +12,29 @@ use crate::domain::FailureClass;
 /// A longer path is not taken from an answer, in bytes.
 const MAX_PATH_BYTES: usize = 1024;
 
-/// The body of an order.
+/// The id under which an order is placed.
+pub(super) fn model<'a>(config: &'a FalConfig, request: &GenerationRequest<'a>) -> &'a str {
+    match request.image {
+        Some(_) => config.image_model(request.upstream_model),
+        None => request.upstream_model,
+    }
+}
+
+/// The body of an order; the image goes into the slot.
 ///
 /// # Errors
 /// Why this order cannot be said, in words for the customer.
-pub(super) fn input(config: &FalConfig, request: &GenerationRequest<'_>) -> Result<Value, (FailureClass, String)> {
+pub(super) fn input(
+    config: &FalConfig,
+    request: &GenerationRequest<'_>,
+    slot: &ImageSlot,
+) -> Result<Value, (FailureClass, String)> {
+    if request.image.is_some() && !config.takes_image(request.upstream_model) {
+        let message = "this model takes no reference image at the provider".to_owned();
+        return Err((FailureClass::InvalidInput, message));
+    }
     let not_served = || (FailureClass::ModelRetired, "this model is not set up at the provider".to_owned());
-    let pattern = config.input(request.upstream_model).ok_or_else(not_served)?;
+    let pattern = config.input(model(config, request)).ok_or_else(not_served)?;
     let size = request.size;
     let value_of = |quantity| match quantity {
         Quantity::Seconds => Some(request.seconds.to_string()),
@@ -27,6 +43,7 @@ pub(super) fn input(config: &FalConfig, request: &GenerationRequest<'_>) -> Resu
         Quantity::Size => Some(size.to_string()),
         Quantity::AspectRatio => Some(shape::aspect_ratio(size)),
         Quantity::Resolution => shape::resolution(size).map(str::to_owned),
+        Quantity::Image => request.image.map(|image| slot.data_uri(&image)),
     };
     let no_name = |_| (FailureClass::InvalidInput, format!("the provider has no name for the resolution of {size}"));
     let mut fields: Map<String, Value> = pattern.fill(&value_of).map_err(no_name)?;

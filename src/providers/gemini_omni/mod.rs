@@ -19,7 +19,9 @@
 //! 720p), so with the film; a refusal produces no video tokens. What a job costs that failed or was cancelled on the way is
 //! not said. Files are kept for 48 hours, records of paid accounts for 55 days.
 //!
-//! Refuses: image, edit and extension orders; the Vertex flavour.
+//! A reference image is a part of the input, before the words, and the task is then `image_to_video`.
+//!
+//! Refuses: edit and extension orders; the Vertex flavour.
 
 mod wire;
 
@@ -32,7 +34,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::adapter::{
-    ApiClient, Ask, Credential, ErrorBody, FilePolicy, JsonBounds, OddWords, Vocabulary, json, refusal,
+    ApiClient, Ask, Credential, ErrorBody, FilePolicy, ImageSlot, JsonBounds, OddWords, Vocabulary, json, refusal,
 };
 use super::callbacks::CallbackAddresses;
 use super::egress::Egress;
@@ -206,7 +208,7 @@ impl Provider for GeminiOmni {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: false, cancel: true, thumbnail: false, billing: BILLING }
+        Capabilities { find: false, marks_orders: false, cancel: true, thumbnail: false, reference_image: true, billing: BILLING }
     }
 
     fn poll_interval(&self) -> Duration {
@@ -218,7 +220,8 @@ impl Provider for GeminiOmni {
     }
 
     async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome {
-        let Some(mut order) = wire::order(request, attempt) else {
+        let slot = ImageSlot::new();
+        let Some(mut order) = wire::order(request, attempt, &slot) else {
             return SubmitOutcome::Rejected {
                 class: FailureClass::InvalidInput,
                 message: format!("the provider has no name for the resolution of {}", request.size),
@@ -230,7 +233,8 @@ impl Provider for GeminiOmni {
             order["webhook_config"] = serde_json::json!({"uris": uris, "user_metadata": metadata});
         }
         let handle_of = |job: &Value| json::id(job, "id").map(Handle);
-        self.api.submit(self.api.url(["interactions"]), request, |post| post.json(&order), handle_of).await
+        let fill = |post| slot.fill(post, &order, request.image);
+        self.api.submit(self.api.url(["interactions"]), request, fill, handle_of).await
     }
 
     async fn poll(&self, handle: &Handle) -> Result<PollOutcome, ReadError> {

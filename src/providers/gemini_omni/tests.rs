@@ -20,7 +20,7 @@ fn omni(base: &Url) -> GeminiOmni {
 
 fn request(size: &str) -> GenerationRequest<'static> {
     let size: Size = size.parse().unwrap();
-    GenerationRequest { prompt: PROMPT, upstream_model: "gemini-omni-1.1-flash", seconds: 8, size }
+    GenerationRequest { prompt: PROMPT, upstream_model: "gemini-omni-1.1-flash", seconds: 8, size, image: None }
 }
 
 fn handle() -> Handle {

@@ -3,18 +3,24 @@
 use serde_json::{Value, json};
 use url::Url;
 
-use super::super::adapter::{ErrorBody, shape, sieve};
+use super::super::adapter::{ErrorBody, ImageSlot, shape, sieve};
 use super::super::{Billed, Billing, GenerationRequest, Place};
 use crate::domain::{AttemptId, FailureClass};
 
-/// The body of a create; `None` when the size has no name there.
-pub(super) fn order(request: &GenerationRequest<'_>, attempt: AttemptId) -> Option<Value> {
+/// The body of a create, with the image in its slot; `None` when the size has no name there.
+pub(super) fn order(request: &GenerationRequest<'_>, attempt: AttemptId, slot: &ImageSlot) -> Option<Value> {
+    let image = request
+        .image
+        .map(|image| json!({"type": "image", "data": slot.base64(), "mime_type": image.format.media_type()}));
+    let task = if image.is_some() { "image_to_video" } else { "text_to_video" };
+    let words = json!({"type": "text", "text": request.prompt});
+    let input: Vec<Value> = image.into_iter().chain([words]).collect();
     Some(json!({
         "model": request.upstream_model,
         "background": true,
         "store": true,
-        "input": [{"type": "text", "text": request.prompt}],
-        "generation_config": {"video_config": {"task": "text_to_video"}},
+        "input": input,
+        "generation_config": {"video_config": {"task": task}},
         "response_format": {
             "type": "video",
             "aspect_ratio": shape::aspect_ratio(request.size),

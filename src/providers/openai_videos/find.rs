@@ -53,6 +53,8 @@ impl Wanted {
             upstream_model: &self.upstream_model,
             seconds: self.seconds,
             size: self.size,
+            // no list tells of images
+            image: None,
         }
     }
 }

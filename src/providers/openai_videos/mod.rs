@@ -1,5 +1,6 @@
 //! The `/v1/videos` shape: first OpenAI's, now spoken by gateways and self-hosted servers.
 //!
+//! A reference image is the file `input_reference` of the form, and becomes the first frame.
 //! Submission is a form (what every server of this shape has to take, because the common client libraries send nothing
 //! else), polls and lists are JSON, the file comes from `/videos/{id}/content`, and a still of it from the same place with
 //! `variant=thumbnail`, which not every server of this shape knows. There is no cancel and no client token: a lost answer is
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use reqwest::multipart::Form;
+use reqwest::multipart::{Form, Part};
 use serde_json::Value;
 
 use super::adapter::{ApiClient, Ask, Credential, ErrorBody, FilePolicy, JsonBounds, OddWords, Vocabulary, refusal};
@@ -26,7 +27,7 @@ use super::callbacks::CallbackAddresses;
 use super::egress::Egress;
 use super::{
     Billed, BilledWhen, Billing, ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest,
-    Handle, Output, Place, PollOutcome, Provider, ReadError, SubmitOutcome,
+    Handle, Output, Place, PollOutcome, Provider, ReadError, ReferenceImage, SubmitOutcome,
 };
 use crate::config::{AttemptsConfig, ProviderConfig};
 use crate::domain::{AttemptId, FailureClass};
@@ -134,6 +135,20 @@ impl OpenaiVideos {
     }
 }
 
+/// The image as a file of the form, without a copy of its bytes.
+///
+/// # Errors
+/// The refusal, when its media type could not be said.
+fn file_part(image: ReferenceImage<'_>) -> Result<Part, SubmitOutcome> {
+    let file = Part::stream_with_length(image.bytes.clone(), image.bytes.len() as u64)
+        .file_name(format!("reference.{}", image.format.extension()));
+    file.mime_str(image.format.media_type()).map_err(|_| SubmitOutcome::Rejected {
+        class: FailureClass::InvalidInput,
+        message: "the reference image is of a type that cannot be sent".to_owned(),
+        retry_after: None,
+    })
+}
+
 #[async_trait]
 impl Provider for OpenaiVideos {
     fn name(&self) -> &str {
@@ -141,7 +156,7 @@ impl Provider for OpenaiVideos {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: self.can_list, cancel: false, thumbnail: true, billing: BILLING }
+        Capabilities { find: self.can_list, marks_orders: false, cancel: false, thumbnail: true, reference_image: true, billing: BILLING }
     }
 
     fn poll_interval(&self) -> Duration {
@@ -158,6 +173,13 @@ impl Provider for OpenaiVideos {
             .text("prompt", request.prompt.to_owned())
             .text("seconds", request.seconds.to_string())
             .text("size", request.size.to_string());
+        let form = match request.image {
+            Some(image) => match file_part(image) {
+                Ok(file) => form.part("input_reference", file),
+                Err(refused) => return refused,
+            },
+            None => form,
+        };
         // Not a client token: the header only names the request in a conversation with the provider's support.
         let fill =
             |post: reqwest::RequestBuilder| post.header("x-client-request-id", attempt.to_string()).multipart(form);

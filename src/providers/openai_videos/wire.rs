@@ -84,6 +84,7 @@ mod tests {
         upstream_model: "sora-2",
         seconds: 4,
         size: crate::domain::Size { width: 1280, height: 720 },
+        image: None,
     };
 
     #[test]

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use url::Url;
 
-use super::adapter::{ApiClient, Ask, Credential, FilePolicy, JsonBounds};
+use super::adapter::{ApiClient, Ask, Credential, FilePolicy, ImageSlot, JsonBounds};
 use super::callbacks::CallbackAddresses;
 use super::egress::Egress;
 use super::google::{self, GoogleTokens, VOCABULARY};
@@ -64,7 +64,7 @@ pub struct Veo {
     name: String,
     api: ApiClient,
     flavour: Flavour,
-    person_generation: Option<String>,
+    veo: VeoConfig,
     poll_interval: Duration,
     callbacks: Option<CallbackAddresses>,
 }
@@ -111,7 +111,7 @@ impl Veo {
             name: account.name.clone(),
             api,
             flavour,
-            person_generation: veo.person_generation.clone(),
+            veo: veo.clone(),
             poll_interval: account.poll_interval,
             callbacks: None,
         }
@@ -160,7 +160,10 @@ impl Veo {
     }
 
     fn order<'r>(&'r self, request: &'r GenerationRequest<'r>, attempt: AttemptId) -> Option<Order<'r>> {
-        let person_generation = self.person_generation.as_deref();
+        let person_generation = match request.image {
+            Some(_) => self.veo.person_generation_with_image.as_deref(),
+            None => self.veo.person_generation.as_deref(),
+        };
         let (generate_audio, storage_uri) = match &self.flavour {
             Flavour::Gemini => (None, None),
             Flavour::Vertex { generate_audio, bucket, .. } => {
@@ -178,7 +181,8 @@ impl Provider for Veo {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: self.bucket().is_some(), cancel: false, thumbnail: false, billing: self.billing() }
+        let (find, billing) = (self.bucket().is_some(), self.billing());
+        Capabilities { find, marks_orders: find, cancel: false, thumbnail: false, reference_image: true, billing }
     }
 
     fn poll_interval(&self) -> Duration {
@@ -204,12 +208,13 @@ impl Provider for Veo {
             return SubmitOutcome::Rejected { class: FailureClass::InvalidInput, message, retry_after: None };
         };
         let url = self.model_url(request.upstream_model, "predictLongRunning");
-        let mut body = order.to_json();
+        let slot = ImageSlot::new();
+        let mut body = order.to_json(&slot);
         if let Some(addresses) = &self.callbacks {
             let (uris, metadata) = google::hook(addresses, attempt);
             body["webhookConfig"] = serde_json::json!({"uris": uris, "userMetadata": metadata});
         }
-        self.api.submit(url, request, |post| post.json(&body), Operation::handle_in).await
+        self.api.submit(url, request, |post| slot.fill(post, &body, request.image), Operation::handle_in).await
     }
 
     async fn poll(&self, handle: &Handle) -> Result<PollOutcome, ReadError> {

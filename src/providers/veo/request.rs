@@ -4,7 +4,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::GenerationRequest;
+use super::super::adapter::ImageSlot;
+use super::super::{GenerationRequest, ReferenceImage};
 use crate::domain::Size;
 
 /// Sizes that Veo knows, and how it says them.
@@ -27,6 +28,7 @@ pub(super) struct Order<'r> {
     generate_audio: Option<bool>,
     /// Vertex only: where the file goes.
     storage_uri: Option<String>,
+    image: Option<ReferenceImage<'r>>,
 }
 
 impl<'r> Order<'r> {
@@ -38,11 +40,12 @@ impl<'r> Order<'r> {
         storage_uri: Option<String>,
     ) -> Option<Order<'r>> {
         let (aspect_ratio, resolution) = spelled(request.size)?;
-        let (prompt, seconds) = (request.prompt, request.seconds);
-        Some(Order { prompt, seconds, aspect_ratio, resolution, person_generation, generate_audio, storage_uri })
+        let GenerationRequest { prompt, seconds, image, .. } = *request;
+        Some(Order { prompt, seconds, aspect_ratio, resolution, person_generation, generate_audio, storage_uri, image })
     }
 
-    pub(super) fn to_json(&self) -> Value {
+    /// The body; the image goes into the slot.
+    pub(super) fn to_json(&self, slot: &ImageSlot) -> Value {
         let mut parameters = json!({
             "aspectRatio": self.aspect_ratio,
             "durationSeconds": self.seconds,
@@ -59,7 +62,11 @@ impl<'r> Order<'r> {
                 parameters[name] = value;
             }
         }
-        json!({"instances": [{"prompt": self.prompt}], "parameters": parameters})
+        let mut instance = json!({"prompt": self.prompt});
+        if let Some(image) = &self.image {
+            instance["image"] = json!({"bytesBase64Encoded": slot.base64(), "mimeType": image.format.media_type()});
+        }
+        json!({"instances": [instance], "parameters": parameters})
     }
 }
 
@@ -73,19 +80,26 @@ mod tests {
     use super::*;
 
     fn request(width: u32, height: u32) -> GenerationRequest<'static> {
-        GenerationRequest { prompt: "a fox", upstream_model: "veo-x", seconds: 6, size: Size { width, height } }
+        GenerationRequest {
+            prompt: "a fox",
+            upstream_model: "veo-x",
+            seconds: 6,
+            size: Size { width, height },
+            image: None,
+        }
     }
 
     #[test]
     fn everything_that_has_a_price_is_said_and_nothing_else() {
-        let plain = Order::new(&request(720, 1280), None, None, None).unwrap().to_json();
+        let plain = Order::new(&request(720, 1280), None, None, None).unwrap().to_json(&ImageSlot::new());
         assert_eq!(
             plain,
             json!({"instances": [{"prompt": "a fox"}], "parameters": {
                 "aspectRatio": "9:16", "durationSeconds": 6, "resolution": "720p", "sampleCount": 1}})
         );
         let place = Some("gs://b/x/".to_owned());
-        let full = Order::new(&request(3840, 2160), Some("allow_adult"), Some(false), place).unwrap().to_json();
+        let full = Order::new(&request(3840, 2160), Some("allow_adult"), Some(false), place).unwrap();
+        let full = full.to_json(&ImageSlot::new());
         assert_eq!(
             full["parameters"],
             json!({"aspectRatio": "16:9", "durationSeconds": 6, "resolution": "4k", "sampleCount": 1,

@@ -7,6 +7,7 @@ use super::{Attempt, LeaseLost, account};
 use crate::domain::{FailureClass, Size};
 use crate::providers::{GenerationRequest, Handle, PollOutcome, SubmitOutcome};
 use crate::steps::record::{Reply, Transition};
+use crate::steps::reference::Lent;
 
 impl Attempt<'_> {
     /// The request, always with every option named: a provider's defaults cost money. `None` when the stored size is no
@@ -17,6 +18,7 @@ impl Attempt<'_> {
             upstream_model: &self.video.attempt.upstream_model,
             seconds: self.video.seconds,
             size: self.video.size.parse::<Size>().ok()?,
+            image: self.image.as_ref().and_then(Lent::as_reference),
         })
     }
 
@@ -33,7 +35,10 @@ impl Attempt<'_> {
         let Some(request) = self.request() else {
             return Ok(VideoEnd::Rejected(FailureClass::InvalidInput));
         };
-        match provider.submit(&request, self.video.attempt.id).await {
+        let outcome = provider.submit(&request, self.video.attempt.id).await;
+        // its memory is somebody else's now
+        self.image = None;
+        match outcome {
             SubmitOutcome::Accepted { handle } => {
                 self.remember_handle(handle).await?;
                 self.accepted().await?;

@@ -10,6 +10,7 @@ use freezeframe_workflows::video::{VideoEnd, VideoStep};
 use rand::RngExt;
 use tokio::time::Instant;
 
+use super::look_up::Adopted;
 use super::{Attempt, LeaseLost};
 use crate::callbacks;
 use crate::metrics;
@@ -87,7 +88,8 @@ impl Attempt<'_> {
 
     async fn adopt_named(&mut self, handle: Handle) -> Result<Option<VideoEnd>, LeaseLost> {
         let created_at = self.video.attempt.sent_at;
-        let adopted = self.adopt(vec![Candidate { handle, created_at }]).await?;
+        // the callback bears the attempt's own mark
+        let adopted = self.adopt(vec![Candidate { handle, created_at }], true).await? == Adopted::Yes;
         if adopted {
             metrics::provider_callback(&self.video.attempt.provider, "adopted");
         }

@@ -1,6 +1,9 @@
 //! Look up: was a submission accepted whose answer was lost? Asked until the settle window is over; never resubmitted
 //! blindly, and never a job adopted that another attempt owns. A job that a callback named for this very attempt comes first;
 //! that there was no callback says nothing.
+//!
+//! Where jobs can only be told apart by what is alike, none is adopted whose image may be another order's: equal prompts with
+//! different images are the rule, and no list tells of images.
 
 use chrono::{TimeDelta, Utc};
 use freezeframe_workflows::video::{VideoEnd, VideoStep};
@@ -9,7 +12,7 @@ use tokio::time::Instant;
 use super::{Attempt, LeaseLost};
 use crate::engine::recorder::NotRecorded;
 use crate::providers::{Candidate, FindOutcome, Handle};
-use crate::steps::record::{Reply, Transition, handles_of_others};
+use crate::steps::record::{Reply, Transition, handles_of_others, rivals_with_images};
 
 /// How far a provider's clock may differ from the database's.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(120);
@@ -35,22 +38,27 @@ impl Attempt<'_> {
             }
         };
         self.asked = Some(VideoStep::LookUp);
-        match self.adopt(candidates).await? {
-            true => Ok(VideoEnd::Found),
-            false if settled => Ok(VideoEnd::NotBought),
-            false => Ok(VideoEnd::NotFoundYet),
-        }
+        let marked = provider.capabilities().marks_orders;
+        Ok(match self.adopt(candidates, marked).await? {
+            Adopted::Yes => VideoEnd::Found,
+            Adopted::No if settled => VideoEnd::NotBought,
+            Adopted::Doubtful if settled => VideoEnd::CannotLookUp,
+            Adopted::No | Adopted::Doubtful => VideoEnd::NotFoundYet,
+        })
     }
 
     /// Takes the first job that no other attempt owns. The database has the last word: a handle belongs to one attempt.
-    pub(super) async fn adopt(&mut self, candidates: Vec<Candidate>) -> Result<bool, LeaseLost> {
+    pub(super) async fn adopt(&mut self, candidates: Vec<Candidate>, marked: bool) -> Result<Adopted, LeaseLost> {
         let handles: Vec<String> = candidates.iter().map(|c| c.handle.0.clone()).collect();
         let Ok(owned) =
             handles_of_others(&self.studio.db, &self.video.lease, &self.video.attempt.provider, &handles).await
         else {
-            return Ok(false);
+            return Ok(Adopted::No);
         };
         let mut free: Vec<String> = handles.into_iter().filter(|handle| !owned.contains(handle)).collect();
+        if !free.is_empty() && !marked && self.image_is_doubtful().await {
+            return Ok(Adopted::Doubtful);
+        }
         // equal prompts have equal candidates: not everybody begins with the same
         let start = self.video.attempt.id.ulid().random() as usize % free.len().max(1);
         free.rotate_left(start);
@@ -61,13 +69,32 @@ impl Attempt<'_> {
                     tracing::info!(video = %self.video.lease.video, attempt = %self.video.attempt.id, "found the job of a submission whose answer was lost");
                     self.handle = Some(Handle(handle));
                     self.listen_for_job();
-                    return Ok(true);
+                    return Ok(Adopted::Yes);
                 }
                 // another attempt was quicker to take it
                 Ok(Reply::HandleTaken) | Err(NotRecorded::Refused(_)) => {}
                 Ok(_) | Err(NotRecorded::Stopped) => return Err(LeaseLost),
             }
         }
-        Ok(false)
+        Ok(Adopted::No)
     }
+
+    /// Whether a job that looks like ours may have been made from another image.
+    async fn image_is_doubtful(&self) -> bool {
+        if self.video.reference_image.is_some() {
+            return true;
+        }
+        let rivals =
+            rivals_with_images(&self.studio.db, &self.video.lease, &self.video.attempt.provider, &self.video.prompt);
+        rivals.await.unwrap_or(true)
+    }
+}
+
+/// What became of the candidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Adopted {
+    Yes,
+    No,
+    /// One of them may be ours, or another order's with another image.
+    Doubtful,
 }

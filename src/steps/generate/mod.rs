@@ -8,6 +8,7 @@ mod account;
 mod act;
 mod called;
 mod look_up;
+mod prepare;
 mod store;
 mod thumbnail;
 
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 use super::Studio;
 use super::record::{AttemptEnd, Claim, ClaimedVideo, Close, Output, Reply, Transition, Verdict};
+use super::reference::Lent;
 use crate::callbacks::Ear;
 use crate::domain::{AttemptId, AttemptState, FailureClass};
 use crate::engine::queue::Job;
@@ -51,10 +53,15 @@ struct Attempt<'a> {
     video: ClaimedVideo,
     provider: Option<Arc<dyn Provider>>,
     deadline: Instant,
+    /// When it was certain for the last time that nobody else holds the video.
     claimed_at: Instant,
     /// From when on a submission that is not listed counts as not bought.
     settled_at: Instant,
     handle: Option<Handle>,
+    /// What the video starts from, from before the submission until its answer.
+    image: Option<Lent>,
+    /// The attempt ended over something of the customer's, before the account was asked.
+    before_account: bool,
     ready: Option<providers::Output>,
     stored: Option<Output>,
     /// What went wrong last, in words for the customer.
@@ -94,7 +101,7 @@ pub async fn generate(studio: Arc<Studio>, job: Job) {
 
 impl<'a> Attempt<'a> {
     fn new(studio: &'a Studio, video: ClaimedVideo, claimed_at: Instant) -> Attempt<'a> {
-        let deadline = studio.catalogue.get().model(&video.model).map_or(DEFAULT_DEADLINE, |model| model.deadline);
+        let (deadline, settled_at) = times(studio, &video.model, claimed_at, video.attempt.age);
         // taken once: the account that gave a handle is asked about it, whatever the settings say by then
         let provider = studio.providers.get().get(&video.attempt.provider).cloned();
         let calls = provider.as_ref().is_some_and(|provider| provider.has_callbacks());
@@ -103,12 +110,12 @@ impl<'a> Attempt<'a> {
             provider,
             ear: calls.then(|| studio.ears.listen(&video.attempt.provider, video.attempt.id)),
             mailbox_asked: None,
-            deadline: claimed_at + deadline.saturating_sub(video.attempt.age),
+            deadline,
             claimed_at,
-            // another worker's request may be accepted for as long as it may stay open
-            settled_at: claimed_at
-                + (studio.timing.submit_timeout + studio.timing.lookup_settle).saturating_sub(video.attempt.age),
+            settled_at,
             handle: video.attempt.handle.clone().map(Handle),
+            image: None,
+            before_account: false,
             ready: None,
             stored: None,
             message: None,
@@ -137,10 +144,18 @@ impl<'a> Attempt<'a> {
             if step == VideoStep::Poll && self.handle_was_refused() {
                 step = VideoStep::LookUp;
             }
-            let ended = tokio::select! {
-                // a submission under way is waited for: its answer decides whether something was bought
-                () = job.stopping(), if step != VideoStep::Submit => return self.hand_over(job).await,
-                ended = self.act(step) => ended,
+            let unprepared = tokio::select! {
+                // nothing was sent, and the attempt says so: whoever goes on submits it
+                () = job.stopping(), if self.has_to_prepare(step) => return self.hand_over(job).await,
+                prepared = self.prepare(step) => prepared.err(),
+            };
+            let ended = match unprepared {
+                Some(end) => Ok(end),
+                None => tokio::select! {
+                    // a submission under way is waited for: its answer decides whether something was bought
+                    () = job.stopping(), if step != VideoStep::Submit => return self.hand_over(job).await,
+                    ended = self.act(step) => ended,
+                },
             };
             let Ok(end) = ended else { return metrics::lease_lost() };
             let spent = Spent {
@@ -168,6 +183,9 @@ impl<'a> Attempt<'a> {
     }
 
     async fn act(&mut self, step: VideoStep) -> Result<VideoEnd, LeaseLost> {
+        if step == VideoStep::Submit && self.image.is_some() {
+            self.begin_to_send().await?;
+        }
         let now = Instant::now();
         let overdue = now >= self.deadline && (self.asked == Some(step) || now >= self.claimed_at + LAST_LOOK);
         let poisoned = self.video.deaths >= DEADLY;
@@ -236,7 +254,13 @@ impl<'a> Attempt<'a> {
         let close = Close {
             lease: self.video.lease.clone(),
             batch: self.video.batch,
-            attempt: AttemptEnd { state, handle, failure, message: failure.map(explained) },
+            attempt: AttemptEnd {
+                state,
+                handle,
+                failure,
+                message: failure.map(explained),
+                blames_account: !self.before_account && failure.is_some_and(retry::accounts_fault),
+            },
             verdict,
             credits: money::of_video(next),
         };
@@ -270,6 +294,14 @@ impl<'a> Attempt<'a> {
             tracing::info!(video = %self.video.lease.video, ?cancelled, "asked the provider to drop an abandoned job");
         }
     }
+}
+
+/// The deadline of an attempt that was sent `age` before `now`, and from when on it counts as not bought if it is not listed:
+/// another worker's request may be accepted for as long as it may stay open.
+fn times(studio: &Studio, model: &str, now: Instant, age: Duration) -> (Instant, Instant) {
+    let deadline = studio.catalogue.get().model(model).map_or(DEFAULT_DEADLINE, |model| model.deadline);
+    let settled = studio.timing.submit_timeout + studio.timing.lookup_settle;
+    (now + deadline.saturating_sub(age), now + settled.saturating_sub(age))
 }
 
 /// What the attempt row says afterwards.

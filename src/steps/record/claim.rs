@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 
 use super::{Lease, Reply, give_back};
 use crate::accounts;
-use crate::domain::{AttemptId, AttemptState, BatchId, Credits, TenantId, VideoId};
+use crate::domain::{AttemptId, AttemptState, BatchId, Credits, ImageSource, TenantId, VideoId};
 use crate::engine::queue::{self, Ticket};
 use crate::metrics;
 
@@ -33,6 +33,8 @@ pub struct ClaimedVideo {
     pub seconds: u32,
     pub size: String,
     pub price: Credits,
+    /// What it starts from, if that is an image.
+    pub reference_image: Option<ImageSource>,
     /// Attempts charged against the bound so far, without the present one.
     pub attempts_spent: u32,
     pub waits: u32,
@@ -47,7 +49,7 @@ pub struct ClaimedVideo {
 #[derive(Clone, Debug)]
 pub struct LiveAttempt {
     pub id: AttemptId,
-    /// Whether this claim started it: then nothing has been sent yet.
+    /// Nothing of it has been sent yet: this claim started it, or whoever did has not come so far.
     pub fresh: bool,
     pub state: AttemptState,
     pub provider: String,
@@ -89,7 +91,7 @@ pub(super) async fn write(
             continue;
         };
         // an attempt that bears the claim's own id was started by it
-        let fresh = row.live_id.is_none_or(|id| id == claim.claim_id);
+        let fresh = row.live_id.is_none_or(|id| id == claim.claim_id) || row.live_unsent == Some(true);
         let attempt = LiveAttempt {
             id: row.live_id.unwrap_or(claim.claim_id),
             fresh,
@@ -115,6 +117,7 @@ pub(super) async fn write(
             seconds: row.seconds.unsigned_abs(),
             size: row.size,
             price: row.price,
+            reference_image: row.reference_image.as_deref().map(ImageSource::from_stored),
             attempts_spent: row.attempts_spent.unsigned_abs(),
             waits: row.waits.unsigned_abs(),
             deaths: row.deaths.unsigned_abs(),

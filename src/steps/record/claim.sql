@@ -14,24 +14,27 @@ with input as (
     where v.id = i.video_id and v.state in ('released', 'running') and v.claim_id is distinct from i.claim_id
     returning v.*
 ), started as (
-    insert into attempts (video_id, n, id, lease_epoch, provider, upstream_model, worker)
-    select id, attempts_made, claim_id, lease_epoch, provider, upstream_model, $3 from claimed
+    insert into attempts (video_id, n, id, lease_epoch, provider, upstream_model, worker, unsent)
+    select id, attempts_made, claim_id, lease_epoch, provider, upstream_model, $3,
+        -- an image is got before anything is sent
+        case when reference_image is not null then true end
+    from claimed
     where not exists (select from attempts a where a.video_id = claimed.id and a.n = claimed.attempts_made)
 ), resumed as (
     update attempts a set lease_epoch = c.lease_epoch, worker = $3
     from claimed c where a.video_id = c.id and a.n = c.attempts_made and a.finished_at is null
     -- what the row says now: the snapshot may be older than the handle that its last holder has just written
-    returning a.video_id, a.id, a.state, a.handle, a.sent_at, a.provider, a.upstream_model
+    returning a.video_id, a.id, a.state, a.handle, a.sent_at, a.provider, a.upstream_model, a.unsent
 ), again as (
     select v.* from input i join videos v on v.id = i.video_id
     where v.state = 'running' and v.claim_id = i.claim_id
 ), taken as (
     select c.*, r.id as live_id, r.state as live_state, r.handle as live_handle, r.sent_at as live_sent_at,
-        r.provider as live_provider, r.upstream_model as live_upstream_model
+        r.provider as live_provider, r.upstream_model as live_upstream_model, r.unsent as live_unsent
     -- empty but after a crash, when a few hundred meet a few hundred
     from claimed c left join resumed r on r.video_id = c.id
     union all
-    select v.*, a.id, a.state, a.handle, a.sent_at, a.provider, a.upstream_model
+    select v.*, a.id, a.state, a.handle, a.sent_at, a.provider, a.upstream_model, a.unsent
     from again v left join attempts a on a.video_id = v.id and a.n = v.attempts_made
 )
 select t.id as "id!: VideoId", t.batch_id as "batch!: BatchId", t.tenant_id as "tenant!: TenantId", t.model as "model!",
@@ -40,5 +43,6 @@ select t.id as "id!: VideoId", t.batch_id as "batch!: BatchId", t.tenant_id as "
     t.provider as "provider!", t.upstream_model as "upstream_model!",
     t.live_id as "live_id?: AttemptId", t.live_state as "live_state?: AttemptState", t.live_handle as "live_handle?",
     t.live_sent_at as "live_sent_at?", t.live_provider as "live_provider?", t.live_upstream_model as "live_upstream_model?",
+    t.live_unsent as "live_unsent?", t.reference_image as "reference_image?",
     (extract(epoch from now() - coalesce(t.live_sent_at, now())) * 1000)::bigint as "age_ms!", now() as "now!"
 from taken t

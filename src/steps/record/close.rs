@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use freezeframe_workflows::money::CreditMove;
-use freezeframe_workflows::retry;
 use sqlx::PgConnection;
 
 use super::{Lease, Reply};
@@ -33,6 +32,8 @@ pub struct AttemptEnd {
     pub failure: Option<FailureClass>,
     /// Safe to show to the customer.
     pub message: Option<String>,
+    /// The next attempt prefers another account.
+    pub blames_account: bool,
 }
 
 /// A file in our store, verified.
@@ -155,7 +156,7 @@ async fn end_attempts(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Re
         &outputs.iter().map(|o| o.as_ref().map(|o| o.sha256.to_vec())).collect::<Vec<_>>() as &[Option<Vec<u8>>],
         &each().map(|c| later(c).0).collect::<Vec<_>>(),
         &each().map(|c| later(c).1).collect::<Vec<_>>(),
-        &each().map(|c| c.attempt.failure.is_some_and(retry::accounts_fault)).collect::<Vec<_>>(),
+        &each().map(|c| c.attempt.blames_account).collect::<Vec<_>>(),
         &pictures().map(|p| p.map(|p| p.kind.extension().to_owned())).collect::<Vec<_>>() as &[Option<String>],
         &pictures().map(|p| p.and_then(|p| i32::try_from(p.bytes).ok())).collect::<Vec<_>>() as &[Option<i32>],
         &pictures().map(|p| p.map(|p| p.sha256.to_vec())).collect::<Vec<_>>() as &[Option<Vec<u8>>],

@@ -42,6 +42,8 @@ pub struct Lease {
 pub enum Transition {
     /// Take a released video, or one whose worker died; starts an attempt as `sent` unless one is live.
     Claim(Claim),
+    /// The image is there: the first byte may leave as soon as this is committed.
+    Sending { lease: Lease },
     /// The provider has taken the job.
     Accepted { lease: Lease, handle: String },
     /// The answer to the submission was lost.
@@ -91,8 +93,8 @@ impl Journal for VideoJournal {
                 _ => None,
             })
             .collect();
-        let (mut claims, mut accepted, mut lost, mut handed_over, mut closes, mut news) =
-            (vec![], vec![], vec![], vec![], vec![], vec![]);
+        let (mut claims, mut sending, mut accepted, mut lost, mut handed_over, mut closes, mut news) =
+            (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
         let mut leave_alone = Duration::ZERO;
         for (at, op) in ops.iter().enumerate() {
             match op {
@@ -102,6 +104,7 @@ impl Journal for VideoJournal {
                     replies[at] = Reply::Written;
                 }
                 Transition::Accepted { lease, handle } => accepted.push((at, lease, handle.as_str())),
+                Transition::Sending { lease } => sending.push((at, lease)),
                 Transition::AnswerLost { lease, cause } => lost.push((at, lease, cause.as_str())),
                 Transition::HandOver { lease } => handed_over.push((at, lease)),
                 Transition::Close(close) => closes.push((at, close.as_ref())),
@@ -115,6 +118,7 @@ impl Journal for VideoJournal {
         // batches first, as everywhere, whatever a group mixes: claims lock videos that a stale close may want as well
         close::lock_batches(conn, &closes).await?;
         claim::write(conn, &claims, &mut replies).await?;
+        progress::sending(conn, &sending, &mut replies).await?;
         progress::accepted(conn, &accepted, &mut replies).await?;
         progress::answer_lost(conn, &lost, &mut replies).await?;
         progress::handed_over(conn, &handed_over, &mut replies).await?;
@@ -146,4 +150,29 @@ pub async fn handles_of_others(
     .fetch_all(db.pool())
     .await?;
     Ok(owned.into_iter().collect())
+}
+
+/// Whether an order of the same prompt with a reference image may have a job at this account that nobody owns yet.
+///
+/// # Errors
+/// The database's.
+pub async fn rivals_with_images(
+    db: &Database,
+    lease: &Lease,
+    provider: &str,
+    prompt: &str,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select exists (
+               select from attempts a join videos v on v.id = a.video_id
+               where a.provider = $1 and a.handle is null and v.reference_image is not null and v.prompt = $2
+                   and a.video_id <> $3
+                   and (a.finished_at is null or a.state = 'unresolved' and a.finished_at > now() - interval '1 hour')
+           ) as "rivals!""#,
+        provider,
+        prompt,
+        lease.video as VideoId,
+    )
+    .fetch_one(db.pool())
+    .await
 }

@@ -27,6 +27,31 @@ fn answer<'a>(leases: impl Iterator<Item = (usize, &'a Lease)>, written: Vec<Vid
     }
 }
 
+/// What was prepared is about to be sent: from here on nobody may take it for unsent. The attempt's times count from now.
+pub(super) async fn sending(
+    conn: &mut PgConnection,
+    ops: &[(usize, &Lease)],
+    replies: &mut [Reply],
+) -> Result<(), sqlx::Error> {
+    if ops.is_empty() {
+        return Ok(());
+    }
+    let (videos, attempts, epochs) = keys(ops.iter().map(|(_, lease)| *lease));
+    let written = sqlx::query_scalar!(
+        r#"update attempts a set unsent = null, sent_at = case when a.unsent then now() else a.sent_at end
+           from unnest($1::text[], $2::int[], $3::int[]) as i (video_id, n, epoch)
+           where a.video_id = i.video_id and a.n = i.n and a.lease_epoch = i.epoch and a.finished_at is null
+           returning a.video_id as "video: VideoId""#,
+        &videos,
+        &attempts,
+        &epochs,
+    )
+    .fetch_all(conn)
+    .await?;
+    answer(ops.iter().copied(), written, replies);
+    Ok(())
+}
+
 /// The provider gave a handle. Writing it again is no change. A handle that another attempt owns is not written: it is
 /// answered [`Reply::HandleTaken`].
 pub(super) async fn accepted(

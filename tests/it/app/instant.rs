@@ -37,8 +37,10 @@ impl Provider for Instant {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             find: true,
+            marks_orders: false,
             cancel: false,
             thumbnail: false,
+            reference_image: true,
             billing: Billing {
                 when: BilledWhen::OnSuccess,
                 moderated: Billed::No,

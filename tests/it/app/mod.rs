@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod client;
+pub mod image_host;
 pub mod instant;
 pub mod postgres;
 pub mod process;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Surface, conforms};
 
 const INPUTS: &str = r#"
-"fal-ai/veo3.1" = { duration = "{seconds}s", aspect_ratio = "{aspect_ratio}", resolution = "{resolution}" }
+"fal-ai/veo3.1" = { duration = "{seconds}s", aspect_ratio = "{aspect_ratio}", resolution = "{resolution}", image_url = "{image}" }
 "#;
 
 struct FalSurface;

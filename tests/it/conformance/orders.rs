@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use freezeframe::domain::FailureClass;
+use bytes::Bytes;
+use freezeframe::domain::{FailureClass, ImageFormat};
 use freezeframe::emulator::{Fault, Hostile};
-use freezeframe::providers::{FindOutcome, GenerationRequest, SubmitOutcome};
+use freezeframe::providers::{FindOutcome, GenerationRequest, ReferenceImage, SubmitOutcome};
+use ring::digest::{SHA256, digest};
 
 use super::stage::{KEY, LATENCY_MS, Stage};
 use super::{Scenario, scenario};
+use crate::app::image_host::png;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario!(a_video_is_ordered_watched_and_stored),
     scenario!(length_and_size_are_always_said),
+    scenario!(an_image_arrives_bit_for_bit),
     scenario!(every_refusal_has_its_class),
     scenario!(a_wrong_key_is_our_fault),
     scenario!(an_outage_proves_nothing),
@@ -47,6 +51,32 @@ async fn length_and_size_are_always_said(stage: &Stage<'_>) -> anyhow::Result<()
     let booked: Vec<_> = book.jobs.iter().map(|job| (job.seconds, job.size.parse().unwrap())).collect();
     ensure!(booked == stage.surface.orders(), "{booked:?}");
     Ok(())
+}
+
+async fn an_image_arrives_bit_for_bit(stage: &Stage<'_>) -> anyhow::Result<()> {
+    let request = stage.request("a \"red\" fox\nin 雪");
+    // longer than what is encoded at a time, and of no even length
+    let bytes: Bytes = [png(request.size.width, request.size.height, 1), png(1, 1, 2)].concat().into();
+    let image = ReferenceImage {
+        bytes: &bytes,
+        format: ImageFormat::Png,
+        width: request.size.width,
+        height: request.size.height,
+    };
+    let request = GenerationRequest { image: Some(image), ..request };
+    match stage.provider.submit(&request, stage.attempt).await {
+        SubmitOutcome::Accepted { .. } => {}
+        other => bail!("{other:?}"),
+    }
+    let hash: String = digest(&SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let job = stage.emulator.book().jobs.remove(0);
+    ensure!(job.image_sha256.as_deref() == Some(hash.as_str()), "another image arrived: {:?}", job.image_sha256);
+    ensure!(job.prompt == request.prompt, "{:?} arrived", job.prompt);
+    // what is no image is refused by the vendor, and that is the customer's to repair
+    let other = Bytes::from_static(b"GIF89a");
+    let image = ReferenceImage { bytes: &other, ..image };
+    let request = GenerationRequest { image: Some(image), prompt: "a blue fox", ..request };
+    is_refused(stage.provider.submit(&request, stage.attempt).await, FailureClass::InvalidInput, "a blue fox")
 }
 
 async fn every_refusal_has_its_class(stage: &Stage<'_>) -> anyhow::Result<()> {

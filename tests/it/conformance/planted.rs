@@ -54,10 +54,12 @@ pub enum Bug {
     KeyOnRedirect,
     /// Takes a job that is not known for a failed one.
     GoneIsFailed,
+    /// Orders without the image.
+    DropsImage,
 }
 
 /// Each bug, and the scenario that has to find it.
-const BUGS: [(Bug, &str); 14] = [
+const BUGS: [(Bug, &str); 15] = [
     (Bug::ResendsCreate, "a_lost_answer_is_unknown_and_sent_once"),
     (Bug::AmbiguousIsRejected, "a_lost_answer_is_unknown_and_sent_once"),
     (Bug::LosesHandle, "a_video_is_ordered_watched_and_stored"),
@@ -72,6 +74,7 @@ const BUGS: [(Bug, &str); 14] = [
     (Bug::CollectsFile, "a_file_without_end_fills_nothing"),
     (Bug::KeyOnRedirect, "a_redirect_gets_no_key"),
     (Bug::GoneIsFailed, "an_unknown_job_is_gone"),
+    (Bug::DropsImage, "an_image_arrives_bit_for_bit"),
 ];
 
 /// What a careless reader takes before this test has seen enough.
@@ -137,13 +140,16 @@ impl Provider for Planted {
     }
 
     async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome {
-        let GenerationRequest { prompt, upstream_model, seconds, size } = *request;
+        let GenerationRequest { prompt, upstream_model, seconds, size, .. } = *request;
         match self.bug {
             Bug::LeavesDefaults => return self.order(json!({"prompt": prompt, "model": upstream_model})).await,
             Bug::SendsNumberForText => {
                 let size = size.to_string();
                 let body = json!({"prompt": prompt, "model": upstream_model, "seconds": seconds, "size": size});
                 return self.order(body).await;
+            }
+            Bug::DropsImage => {
+                return self.good.submit(&GenerationRequest { image: None, ..*request }, attempt).await;
             }
             _ => {}
         }

@@ -70,7 +70,7 @@ impl<'s> Stage<'s> {
         's: 'p,
     {
         let (seconds, size) = self.surface.orders()[0];
-        GenerationRequest { prompt, upstream_model: self.surface.model(), seconds, size }
+        GenerationRequest { prompt, upstream_model: self.surface.model(), seconds, size, image: None }
     }
 
     /// Creates with this prompt meet the fault.

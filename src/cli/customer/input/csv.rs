@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Fault, Item};
 
-const COLUMNS: [&str; 6] = ["prompt", "model", "seconds", "size", "custom_id", "reference_image_url"];
+const COLUMNS: [&str; 7] =
+    ["prompt", "model", "seconds", "size", "custom_id", "reference_image_url", "reference_image"];
 const METADATA: &str = "metadata.";
 
 pub(super) fn parse(text: &str) -> Result<Vec<Item>, Vec<Fault>> {

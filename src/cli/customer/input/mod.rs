@@ -5,6 +5,7 @@
 //! Refuses: to know the catalogue. Which models, lengths and sizes there are, the service says.
 
 mod csv;
+mod images;
 mod jsonl;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::client::Problem;
 use crate::cli::output::{self, count, plain};
 use crate::cli::progress::number;
+pub(super) use images::{IMAGE, IMAGE_URL, upload};
 
 /// What one batch holds at the most.
 pub(super) const MAX_ITEMS: usize = 10_000;
@@ -241,7 +243,7 @@ impl Items {
                     Some(_) => {}
                 }
             }
-            for field in ["prompt", "model", "size", "custom_id"] {
+            for field in ["prompt", "model", "size", "custom_id", IMAGE_URL, IMAGE] {
                 if given(field).is_some_and(|value| !value.is_string()) {
                     wrong(field, "must be a text".to_owned());
                 }

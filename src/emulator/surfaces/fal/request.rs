@@ -1,12 +1,14 @@
 //! The input of a model, checked by the schema of that model as the vendor's runners do: unknown fields are passed over,
 //! known ones of another form are a 422 that names the field. What is left out is what the model makes unasked.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::super::super::jobs::Order;
 use super::super::super::outcomes::Invalid;
 use super::super::super::profile::{ModelCard, Profile};
-use super::super::sizes;
+use super::super::{image, sizes};
 use super::errors::ApiFault;
 
 /// How a model wants its `duration`.
@@ -65,8 +67,22 @@ impl Fields {
             size: size.into(),
             seconds,
             destination: None,
+            image_sha256: self.image()?,
         };
         Ok((order, u64::from(cents) * u64::from(seconds)))
+    }
+
+    /// The hash of `image_url`, which models of image to video must have.
+    fn image(&self) -> Result<Option<Arc<str>>, ApiFault> {
+        let Some(url) = self.values.get("image_url") else {
+            return match self.model.ends_with("/image-to-video") {
+                true => Err(wrong("image_url", "Field required", "missing")),
+                false => Ok(None),
+            };
+        };
+        let seen = url.as_str().and_then(image::of_data_uri).and_then(|bytes| image::Seen::of(&bytes));
+        let seen = seen.ok_or_else(|| wrong("image_url", "Failed to load the image", "image_load_error"))?;
+        Ok(Some(seen.sha256))
     }
 
     fn seconds(&self, card: &ModelCard, form: Duration) -> Result<u32, ApiFault> {

@@ -1,12 +1,14 @@
 //! The body of a create, read as strictly as the vendor does: fields in snake_case, a length that is a protobuf Duration,
 //! labels of few characters, and no background without a stored record. What is left out is what the vendor makes unasked.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::super::super::jobs::Order;
 use super::super::super::outcomes::Invalid;
 use super::super::super::profile::{ModelCard, Profile};
-use super::super::sizes;
+use super::super::{image, sizes};
 use super::errors::ApiFault;
 
 const KNOWN_FIELDS: [&str; 8] =
@@ -58,12 +60,20 @@ impl Fields {
         if self.callback().is_some() && !self.manner().background {
             return Err(ApiFault::invalid("'webhook_config' needs 'background'."));
         }
-        self.check_task()?;
+        let image_sha256 = self.image()?;
+        self.check_task(image_sha256.is_some())?;
         self.check_labels()?;
         let prompt = self.prompt()?;
         let (seconds, size) = self.ordered(card)?;
         let cents = card.cents_per_second.get(&size).copied().unwrap_or_default();
-        let order = Order { model: model.into(), prompt: prompt.into(), size: size.into(), seconds, destination: None };
+        let order = Order {
+            model: model.into(),
+            prompt: prompt.into(),
+            size: size.into(),
+            seconds,
+            destination: None,
+            image_sha256,
+        };
         Ok((order, u64::from(cents) * u64::from(seconds)))
     }
 
@@ -114,10 +124,22 @@ impl Fields {
         Ok((seconds.parse().unwrap_or_default(), size.clone()))
     }
 
-    fn check_task(&self) -> Result<(), ApiFault> {
+    /// The hash of the image among the parts of the input.
+    fn image(&self) -> Result<Option<Arc<str>>, ApiFault> {
+        let mut parts = self.0.get("input").and_then(Value::as_array).into_iter().flatten();
+        let Some(part) = parts.find(|part| part["type"] == "image") else { return Ok(None) };
+        let seen = part["data"].as_str().and_then(image::of_base64).and_then(|bytes| image::Seen::of(&bytes));
+        let seen = seen.filter(|seen| part["mime_type"] == seen.media_type);
+        seen.map(|seen| Some(seen.sha256)).ok_or_else(|| ApiFault::invalid("'input' has an image that is none."))
+    }
+
+    fn check_task(&self, has_image: bool) -> Result<(), ApiFault> {
         let config = self.0.get("generation_config").and_then(|config| config.get("video_config"));
         match config.and_then(|config| config.get("task")) {
             None => Ok(()),
+            Some(task) if task == "text_to_video" && has_image || task == "image_to_video" && !has_image => {
+                Err(ApiFault::invalid("'generation_config.video_config.task' does not go with the input."))
+            }
             Some(task) if task.as_str().is_some_and(|task| TASKS.contains(&task)) => Ok(()),
             Some(_) => Err(ApiFault::invalid("'generation_config.video_config.task' is unknown.")),
         }

@@ -67,6 +67,7 @@ mod tests {
                 size: "1280x720".into(),
                 seconds: 4,
                 destination: None,
+                image_sha256: None,
             },
             state,
             moderated: true,

@@ -5,6 +5,7 @@
 //! sizes come from the profile's model cards.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use poem::web::Multipart;
 use poem::{Body, FromRequest, Request, RequestBody};
@@ -13,6 +14,7 @@ use serde_json::Value;
 use super::super::super::jobs::Order;
 use super::super::super::outcomes::Invalid;
 use super::super::super::profile::Profile;
+use super::super::image;
 use super::errors::ApiFault;
 
 /// An `input_reference` image as a data URL may have 20,971,520 characters; the rest is room for prompt and envelope.
@@ -26,6 +28,8 @@ const KNOWN_FIELDS: [&str; 5] = ["prompt", "model", "seconds", "size", "input_re
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     values: BTreeMap<String, Value>,
+    /// The file `input_reference` of a form.
+    file: Option<Vec<u8>>,
 }
 
 impl Fields {
@@ -40,7 +44,7 @@ impl Fields {
 
     fn from_json(bytes: &[u8]) -> Result<Fields, ApiFault> {
         match serde_json::from_slice(bytes) {
-            Ok(Value::Object(map)) => Ok(Fields { values: map.into_iter().collect() }),
+            Ok(Value::Object(map)) => Ok(Fields { values: map.into_iter().collect(), file: None }),
             _ => Err(unreadable()),
         }
     }
@@ -80,9 +84,16 @@ impl Fields {
             return Err(invalid_value("size", size, card.cents_per_second.keys()));
         };
         self.check_reference()?;
+        let image_sha256 = self.image(size)?;
         let seconds: u32 = seconds.parse().map_err(|_| invalid_value("seconds", seconds, &card.seconds))?;
-        let request =
-            Order { model: model.into(), prompt: prompt.into(), size: size.into(), seconds, destination: None };
+        let request = Order {
+            model: model.into(),
+            prompt: prompt.into(),
+            size: size.into(),
+            seconds,
+            destination: None,
+            image_sha256,
+        };
         Ok((request, u64::from(*cents) * u64::from(seconds)))
     }
 
@@ -112,6 +123,25 @@ impl Fields {
         }
     }
 
+    /// The hash of the reference image, which must have the size of the video.
+    fn image(&self, size: &str) -> Result<Option<Arc<str>>, ApiFault> {
+        let wrong = |message: &str| ApiFault::new(400, message).param("input_reference").code("invalid_value");
+        let url = self.values.get("input_reference").and_then(|reference| reference.get("image_url")?.as_str());
+        let bytes = match (&self.file, url) {
+            (Some(bytes), _) => bytes.clone(),
+            // a link of anybody's is not followed here
+            (None, Some(url)) if url.starts_with("data:") => {
+                image::of_data_uri(url).ok_or_else(|| wrong("Invalid 'input_reference': no data URL of an image."))?
+            }
+            (None, _) => return Ok(None),
+        };
+        let seen = image::Seen::of(&bytes).ok_or_else(|| wrong("Invalid 'input_reference': no image."))?;
+        if !seen.has_size(size) {
+            return Err(wrong("Inpaint image must match the requested width and height"));
+        }
+        Ok(Some(seen.sha256))
+    }
+
     /// An object with exactly one of `image_url` and `file_id`; a multipart file arrives here as a string and is fine.
     fn check_reference(&self) -> Result<(), ApiFault> {
         let good = match self.values.get("input_reference") {
@@ -138,11 +168,11 @@ async fn read_multipart(request: &Request, mut body: RequestBody) -> Result<Fiel
         let is_file = field.file_name().is_some();
         let bytes = field.bytes().await.map_err(|_| unreadable())?;
         room = room.checked_sub(bytes.len()).ok_or_else(|| ApiFault::new(413, "The request body is too large."))?;
-        let value = match String::from_utf8(bytes) {
-            Ok(text) if !is_file => text,
-            Err(_) if !is_file => return Err(unreadable()),
-            // The bytes of a reference image are of no use here; that it was there is.
-            _ => String::from("file"),
+        let value = if is_file {
+            fields.file = Some(bytes);
+            String::from("file")
+        } else {
+            String::from_utf8(bytes).map_err(|_| unreadable())?
         };
         fields.values.insert(name, Value::String(value));
     }

@@ -3,6 +3,8 @@
 //! The two flavours differ in which parameters they take and in whether a length may be a text. A length goes with some
 //! resolutions only.
 
+use std::sync::Arc;
+
 use poem::Response;
 use serde_json::{Map, Value};
 
@@ -10,6 +12,7 @@ use super::super::super::jobs::Order;
 use super::super::super::outcomes::Invalid;
 use super::super::super::profile::Profile;
 use super::super::google::errors;
+use super::super::image;
 
 const INSTANCE: [&str; 5] = ["prompt", "image", "lastFrame", "referenceImages", "video"];
 const BOTH: [&str; 8] = [
@@ -61,6 +64,7 @@ pub(super) fn order(
                 size: read.size.into(),
                 seconds: read.seconds,
                 destination: read.storage_uri.map(Into::into),
+                image_sha256: read.image_sha256,
             };
             Ok((order, u64::from(*cents) * u64::from(read.seconds)))
         })
@@ -76,6 +80,7 @@ struct Read<'b> {
     seconds: u32,
     size: &'static str,
     storage_uri: Option<String>,
+    image_sha256: Option<Arc<str>>,
 }
 
 fn read(flavour: Flavour, body: &Value) -> Result<Read<'_>, String> {
@@ -113,14 +118,26 @@ fn read(flavour: Flavour, body: &Value) -> Result<Read<'_>, String> {
     if parameters.get("sampleCount").is_some_and(|count| count.as_u64() != Some(1)) {
         return Err("sampleCount must be 1".to_owned());
     }
-    if flavour == Flavour::Gemini && !matches!(word("personGeneration", "allow_all")?, "allow_all") {
-        return Err("personGeneration must be allow_all for text to video".to_owned());
+    let image_sha256 = image(instance)?;
+    let person = if image_sha256.is_some() { "allow_adult" } else { "allow_all" };
+    if flavour == Flavour::Gemini && word("personGeneration", person)? != person {
+        return Err(format!("personGeneration must be {person} for this kind of order"));
     }
     let storage_uri = parameters.get("storageUri").and_then(Value::as_str).map(str::to_owned);
     if storage_uri.as_deref().is_some_and(|uri| !uri.starts_with("gs://")) {
         return Err("storageUri must start with gs://".to_owned());
     }
-    Ok(Read { prompt, seconds, size, storage_uri })
+    Ok(Read { prompt, seconds, size, storage_uri, image_sha256 })
+}
+
+/// The hash of the image that an instance starts from, in the form of the SDK or of the REST page.
+fn image(instance: &Value) -> Result<Option<Arc<str>>, String> {
+    let Some(image) = instance.get("image") else { return Ok(None) };
+    let inline = image.get("inlineData").unwrap_or(image);
+    let data = inline.get("bytesBase64Encoded").or_else(|| inline.get("data")).and_then(Value::as_str);
+    let seen = data.and_then(image::of_base64).and_then(|bytes| image::Seen::of(&bytes));
+    let seen = seen.filter(|seen| inline["mimeType"] == seen.media_type);
+    seen.map(|seen| Some(seen.sha256)).ok_or_else(|| "image must have bytesBase64Encoded and mimeType".to_owned())
 }
 
 fn known(given: Option<&Map<String, Value>>, known: &[&[&str]]) -> Result<(), String> {

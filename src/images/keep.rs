@@ -1,0 +1,140 @@
+//! Who uses an image, and when it goes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use sqlx::PgConnection;
+
+use crate::domain::{BatchId, ImageFacts, ImageFormat, ImageId, TenantId};
+
+/// An upload that was never finished goes after this many hours.
+const UNFINISHED_HOURS: i32 = 24;
+
+/// Those of `ids` that the tenant can order with, kept from being deleted until the transaction ends. One statement,
+/// whatever their number.
+///
+/// # Errors
+/// The database's.
+pub async fn usable(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    ids: &BTreeSet<ImageId>,
+) -> Result<HashMap<ImageId, ImageFacts>, sqlx::Error> {
+    let wanted: Vec<Vec<u8>> = ids.iter().map(|id| id.sha256().to_vec()).collect();
+    let rows = sqlx::query!(
+        "select sha256, media_type, width, height from reference_images
+         where tenant_id = $1 and sha256 = any($2) and stored_at is not null and purging_at is null
+         order by sha256 for share",
+        tenant as TenantId,
+        &wanted,
+    )
+    .fetch_all(conn)
+    .await?;
+    let facts = rows.into_iter().filter_map(|row| {
+        let format = ImageFormat::of_media_type(&row.media_type)?;
+        let facts = ImageFacts { format, width: row.width.unsigned_abs(), height: row.height.unsigned_abs() };
+        Some((ImageId::new(row.sha256.try_into().ok()?), facts))
+    });
+    Ok(facts.collect())
+}
+
+/// A batch that is being admitted uses these, which are [`usable`].
+///
+/// # Errors
+/// The database's.
+pub async fn note_uses(
+    conn: &mut PgConnection,
+    (tenant, batch): (TenantId, BatchId),
+    ids: &BTreeSet<ImageId>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into reference_image_uses (tenant_id, batch_id, sha256) select $1, $2, s from unnest($3::bytea[]) as u (s)",
+        tenant as TenantId,
+        batch as BatchId,
+        &ids.iter().map(|id| id.sha256().to_vec()).collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// An image that is being deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub tenant: TenantId,
+    pub id: ImageId,
+}
+
+/// Marks images whose time is over, at most `most`, and answers all that are marked: `days` of 24 hours after the last
+/// upload and after the end of the last batch that used it. Inside of a transaction.
+///
+/// # Errors
+/// The database's.
+pub async fn mark_due(conn: &mut PgConnection, days: u32, most: i64) -> Result<Vec<Due>, sqlx::Error> {
+    // Two statements: whoever admits a batch holds the rows it uses until it commits, so that the second one, which sees
+    // what was committed before it began, knows of every batch that these rows may have got.
+    let locked = sqlx::query!(
+        "select tenant_id as \"tenant: TenantId\", sha256 from reference_images i
+         where purging_at is null
+             and (uploaded_at <= now() - $1 * interval '24 hours'
+                 or stored_at is null and uploaded_at <= now() - $2 * interval '1 hour')
+             and not exists (select from reference_image_uses u join batches b on b.id = u.batch_id
+                 where u.tenant_id = i.tenant_id and u.sha256 = i.sha256
+                     and (b.finished_at is null or b.finished_at > now() - $1 * interval '24 hours'))
+         order by uploaded_at limit $3 for update skip locked",
+        f64::from(days),
+        f64::from(UNFINISHED_HOURS),
+        most,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "update reference_images i set purging_at = now()
+         from unnest($1::text[], $2::bytea[]) as d (tenant_id, sha256)
+         where i.tenant_id = d.tenant_id and i.sha256 = d.sha256
+             and not exists (select from reference_image_uses u join batches b on b.id = u.batch_id
+                 where u.tenant_id = i.tenant_id and u.sha256 = i.sha256
+                     and (b.finished_at is null or b.finished_at > now() - $3 * interval '24 hours'))",
+        &locked.iter().map(|row| row.tenant.bare()).collect::<Vec<_>>(),
+        &locked.iter().map(|row| row.sha256.clone()).collect::<Vec<_>>(),
+        f64::from(days),
+    )
+    .execute(&mut *conn)
+    .await?;
+    let marked = sqlx::query!(
+        "select tenant_id as \"tenant: TenantId\", sha256 from reference_images where purging_at is not null limit $1",
+        most,
+    )
+    .fetch_all(conn)
+    .await?;
+    let due = marked.into_iter().filter_map(|row| {
+        let id = ImageId::new(row.sha256.try_into().ok()?);
+        Some(Due { tenant: row.tenant, id })
+    });
+    Ok(due.collect())
+}
+
+/// The objects of marked images are gone: forgets them and who used them.
+///
+/// # Errors
+/// The database's.
+pub async fn deleted(conn: &mut PgConnection, images: &[Due]) -> Result<(), sqlx::Error> {
+    let tenants: Vec<String> = images.iter().map(|due| due.tenant.bare()).collect();
+    let hashes: Vec<Vec<u8>> = images.iter().map(|due| due.id.sha256().to_vec()).collect();
+    sqlx::query!(
+        "delete from reference_image_uses u using unnest($1::text[], $2::bytea[]) as d (tenant_id, sha256)
+         where u.tenant_id = d.tenant_id and u.sha256 = d.sha256",
+        &tenants,
+        &hashes,
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "delete from reference_images i using unnest($1::text[], $2::bytea[]) as d (tenant_id, sha256)
+         where i.tenant_id = d.tenant_id and i.sha256 = d.sha256 and i.purging_at is not null",
+        &tenants,
+        &hashes,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

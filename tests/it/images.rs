@@ -1,0 +1,365 @@
+//! Reference images from the order to the provider: refused with their place, uploaded once, fetched once, sent bit for bit,
+//! and every way in which one cannot be had ends as its own failure, refunded and told.
+
+use std::collections::BTreeMap;
+
+use freezeframe::domain::ImageId;
+use freezeframe::emulator::BookedJob;
+use reqwest::Method;
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+
+use crate::app::client::{Answer, Customer};
+use crate::app::image_host::{ImageHost, png};
+use crate::app::{API, TestApp, TestSettings};
+
+const IMAGES: &str = "/api/enterprise/images";
+/// Images may come from this machine, and are not waited for long.
+const LOCAL: &str = "\n[images]\nallow_private_sources = true\n";
+const PLAIN_MODEL: &str = r#"
+[[model]]
+name = "sora-2"
+provider = "sora"
+price_credits = 61
+standard_seconds = 4
+seconds = [4]
+sizes = ["1280x720", "720x1280"]
+reference_image = true
+reference_image_matches_size = true
+
+[[model]]
+name = "veo-3.1"
+provider = "veo"
+upstream = "veo-3.1"
+price_credits = 61
+standard_seconds = 4
+seconds = [4]
+sizes = ["1280x720"]
+reference_image = true
+
+[[model]]
+name = "words-alone"
+provider = "sora"
+upstream = "sora-2"
+price_credits = 61
+standard_seconds = 4
+seconds = [4]
+sizes = ["1280x720"]
+"#;
+
+async fn app(settings: TestSettings) -> TestApp {
+    let more_storage = format!("{LOCAL}{}", settings.more_storage);
+    TestApp::start(TestSettings { more_storage, models: PLAIN_MODEL.to_owned(), ..settings }).await
+}
+
+async fn upload(customer: &Customer, image: &[u8]) -> Answer {
+    let url = format!("{}{IMAGES}", customer.base);
+    let request = customer.http.post(url).header("X-API-Key", &customer.api_key).header("content-type", "image/png");
+    let response = request.body(image.to_vec()).send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let text = response.text().await.unwrap();
+    Answer { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null), text }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let hash: [u8; 32] = digest(&SHA256, bytes).as_ref().try_into().unwrap();
+    ImageId::new(hash).to_string()
+}
+
+fn with_url(prompt: &str, url: &str) -> Value {
+    json!({"prompt": prompt, "model": "sora-2", "reference_image_url": url})
+}
+
+fn with_upload(prompt: &str, id: &str) -> Value {
+    json!({"prompt": prompt, "model": "sora-2", "reference_image": id})
+}
+
+fn faults(problem: &Value) -> Vec<(&str, &str)> {
+    let text = |error: &Value, field: &str| error[field].as_str().unwrap_or_default().to_owned().leak() as &str;
+    problem["errors"].as_array().unwrap().iter().map(|error| (text(error, "pointer"), text(error, "detail"))).collect()
+}
+
+fn jobs(app: &TestApp) -> Vec<BookedJob> {
+    app.emulator.book().jobs
+}
+
+async fn close_desk(mut app: TestApp) {
+    for part in ["videos that never ended", "batches that never ended"] {
+        app.excuse(part);
+    }
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_cannot_be_is_refused_at_its_place_before_anything_is_frozen() {
+    let settings = TestSettings { roles: API, models: PLAIN_MODEL.to_owned(), ..TestSettings::default() };
+    let app = TestApp::start(settings).await;
+    let customer = app.customer(10_000).await;
+    let good = "https://images.example.com/a.png?signature=1";
+    let item = |fields: Value| {
+        let mut item = json!({"prompt": "a fox", "model": "sora-2"});
+        item.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        item
+    };
+    let items = json!({"items": [
+        item(json!({"reference_image_url": good})),
+        item(json!({"reference_image_url": good, "model": "words-alone"})),
+        item(json!({"reference_image_url": good, "reference_image": sha256(b"x")})),
+        item(json!({"reference_image_url": "http://images.example.com/a.png"})),
+        item(json!({"reference_image_url": "https://10.0.0.7/a.png"})),
+        item(json!({"reference_image_url": "https://me:secret@images.example.com/a.png"})),
+        item(json!({"reference_image_url": format!("https://images.example.com/{}", "x".repeat(2100))})),
+        item(json!({"reference_image_url": 7})),
+        item(json!({"reference_image": "a.png"})),
+        item(json!({"reference_image": sha256(b"x").to_uppercase()})),
+        item(json!({"reference_image": null, "reference_image_url": null})),
+    ]});
+    let problem = customer.submit(&items).await.problem(422);
+    let found = faults(&problem);
+    let pointers: Vec<&str> = found.iter().map(|(pointer, _)| *pointer).collect();
+    let expected: Vec<String> = [
+        (1, "reference_image_url"),
+        (2, "reference_image"),
+        (3, "reference_image_url"),
+        (4, "reference_image_url"),
+        (5, "reference_image_url"),
+        (6, "reference_image_url"),
+        (7, "reference_image_url"),
+        (8, "reference_image"),
+        (9, "reference_image"),
+    ]
+    .map(|(at, field)| format!("/items/{at}/{field}"))
+    .to_vec();
+    assert_eq!(pointers, expected);
+    assert!(found[0].1.contains("`words-alone` takes no reference image"), "{}", found[0].1);
+    assert!(!problem.to_string().contains("secret"));
+
+    // what only the database knows is told in one go as well
+    let small = upload(&customer, &png(640, 360, 1)).await.expect(201).word("/id").to_owned();
+    let stranger = app.customer(10_000).await;
+    let theirs = upload(&stranger, &png(1280, 720, 2)).await.expect(201).word("/id").to_owned();
+    let fits_anywhere = json!({"prompt": "b", "model": "veo-3.1", "reference_image": small});
+    let items = json!({"items": [with_upload("a", &small), fits_anywhere, with_upload("c", &theirs), with_upload("d", &sha256(b"x"))]});
+    let problem = customer.submit(&items).await.problem(422);
+    let found = faults(&problem);
+    let pointers: Vec<&str> = found.iter().map(|(pointer, _)| *pointer).collect();
+    assert_eq!(pointers, ["/items/0/reference_image", "/items/2/reference_image", "/items/3/reference_image"]);
+    assert!(found[0].1.contains("640x360") && found[0].1.contains("1280x720"), "{}", found[0].1);
+    // that somebody else has it is not told
+    assert_eq!(found[1].1, found[2].1);
+    assert_eq!(app.count("select count(*) from batches").await, 0);
+    assert_eq!(app.count("select count(*) from reference_image_uses").await, 0);
+    assert_eq!(customer.available().await, 10_000);
+
+    let models = customer.get("/api/enterprise/models").await.expect(200);
+    let takes: BTreeMap<&str, (bool, bool)> = models.body["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| {
+            let flag = |name: &str| model[name].as_bool().unwrap();
+            let takes = (flag("accepts_reference_image"), flag("reference_image_matches_size"));
+            (model["name"].as_str().unwrap(), takes)
+        })
+        .collect();
+    assert_eq!(takes["sora-2"], (true, true));
+    assert_eq!((takes["veo-3.1"], takes["words-alone"]), ((true, false), (false, false)));
+    close_desk(app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_is_known_by_its_bytes_and_by_its_tenant_alone() {
+    let settings = TestSettings {
+        roles: API,
+        more_storage: "max_image_bytes = 100000\nmax_per_tenant = 2\nmemory_bytes = 1000000".to_owned(),
+        ..TestSettings::default()
+    };
+    let app = app(settings).await;
+    let (customer, stranger) = (app.customer(1_000).await, app.customer(1_000).await);
+    let image = png(1280, 720, 0);
+    let first = upload(&customer, &image).await.expect(201);
+    assert_eq!(first.word("/id"), sha256(&image));
+    assert_eq!((first.word("/media_type"), first.number("/width"), first.number("/height")), ("image/png", 1280, 720));
+    assert_eq!(first.number("/bytes"), image.len() as i64);
+    let again = upload(&customer, &image).await.expect(200);
+    assert_eq!(again.word("/id"), first.word("/id"));
+    let path = format!("{IMAGES}/{}", first.word("/id"));
+    assert_eq!(customer.get(&path).await.expect(200).word("/id"), first.word("/id"));
+    stranger.get(&path).await.problem(404);
+    customer.get(&format!("{IMAGES}/nothing")).await.problem(404);
+    // the same bytes are another tenant's own image
+    upload(&stranger, &image).await.expect(201);
+    assert_eq!(app.count("select count(*) from reference_images").await, 2);
+
+    upload(&customer, b"<html>").await.problem(415);
+    upload(&customer, b"").await.problem(415);
+    upload(&customer, &image[..image.len() - 1]).await.problem(422);
+    upload(&customer, &vec![0; 100_001]).await.problem(413);
+    let nobody = customer.call(Method::POST, IMAGES, &[("x-api-key", "ff_live_no")], Some("x".to_owned())).await;
+    nobody.problem(401);
+    upload(&customer, &png(1280, 720, 1)).await.expect(201);
+    let full = upload(&customer, &png(1280, 720, 2)).await.problem(409);
+    assert_eq!(full["type"], "/problems#image-quota");
+    upload(&customer, &png(1280, 720, 1)).await.expect(200);
+    close_desk(app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_arrive_bit_for_bit_and_one_url_is_asked_for_once() {
+    let app = app(TestSettings::default()).await;
+    let host = ImageHost::start().await;
+    let customer = app.customer(100_000).await;
+    let own = png(1280, 720, 9);
+    let id = upload(&customer, &own).await.expect(201).word("/id").to_owned();
+    let mut items: Vec<Value> = (0..60).map(|n| with_url(&format!("same {n}"), &host.url("good.png"))).collect();
+    items.extend((0..20).map(|n| with_upload(&format!("own {n}"), &id)));
+    items.push(with_url("moved", &host.url("moved.png?signature=1")));
+    items.push(json!({"prompt": "any size", "model": "veo-3.1", "reference_image_url": host.url("small.png")}));
+    items.push(json!({"prompt": "none", "model": "sora-2"}));
+    let batch = customer.order(&json!({"items": items})).await;
+    let ended = app.finished_batch(&customer, &batch).await;
+    assert_eq!(ended.word("/status"), "completed", "{}", ended.text);
+    let host_image = sha256(&png(1280, 720, 0));
+    for job in jobs(&app) {
+        let expected = match job.prompt.split(' ').next().unwrap() {
+            "same" | "moved" => Some(host_image.clone()),
+            "own" => Some(id.clone()),
+            "any" => Some(sha256(&png(640, 360, 0))),
+            _ => None,
+        };
+        assert_eq!(job.image_sha256.map(|hash| format!("sha256:{hash}")), expected, "{}", job.prompt);
+    }
+    // the redirected one is another URL
+    assert_eq!((host.asked("good.png"), host.asked("moved.png")), (2, 1));
+    assert_eq!(app.count("select count(*) from attempts where unsent").await, 0);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_image_that_cannot_be_had_ends_as_its_own_failure_and_is_refunded() {
+    let app = app(TestSettings {
+        more_storage: "max_image_bytes = 1000000\nfetch_timeout_secs = 1\n".to_owned(),
+        ..TestSettings::default()
+    })
+    .await;
+    let host = ImageHost::start().await;
+    let customer = app.customer(100_000).await;
+    let cases = [
+        ("gone.png", "invalid_input", "answered 404", 1),
+        ("page.png", "invalid_input", "no JPEG, PNG or WebP", 1),
+        ("cut.png", "invalid_input", "damaged or cut off", 1),
+        ("huge.png", "invalid_input", "more than the 1000000 bytes", 1),
+        ("small.png", "invalid_input", "640x360", 1),
+        ("metadata.png", "invalid_input", "private or reserved address", 1),
+        ("downgrade.png", "invalid_input", "may be called", 1),
+        ("loop.png", "invalid_input", "redirects too often", 1),
+        ("away.png", "network", "answered 503", 8),
+        ("silent.png", "network", "no complete answer within", 8),
+    ];
+    let url = |file: &str| host.url(&format!("{file}?signature=hunter2"));
+    let items: Vec<Value> = cases.iter().map(|(file, ..)| with_url(file, &url(file))).collect();
+    let batch = customer.order(&json!({"items": items})).await;
+    let flaky = customer.order(&json!({"items": [with_url("flaky", &url("flaky.png"))]})).await;
+    assert_eq!(app.finished_batch(&customer, &flaky).await.word("/status"), "completed");
+    let ended = app.finished_batch(&customer, &batch).await;
+    assert_eq!((ended.word("/status"), ended.number("/credits/refunded")), ("failed", 61 * cases.len() as i64));
+    let videos = customer.videos(&batch).await;
+    for (video, (file, class, words, attempts)) in videos.iter().zip(cases) {
+        let failure = &video["failure"];
+        let message = failure["message"].as_str().unwrap();
+        assert_eq!(failure["type"], class, "{file}: {message}");
+        assert!(message.starts_with("The reference image could not be used: "), "{file}: {message}");
+        assert!(message.contains(words), "{file}: {message}");
+        assert!(!message.contains("hunter2"), "{file}: {message}");
+        assert_eq!(video["attempts"], attempts, "{file}");
+    }
+    // nothing of it was anybody's fault but the image's
+    assert_eq!(app.count("select count(*) from videos where avoid is not null").await, 0);
+    assert_eq!(app.count("select count(*) from attempts where state = 'unresolved'").await, 0);
+    assert_eq!(jobs(&app).len(), 1);
+    assert_eq!(customer.available().await, 100_000 - 61);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_was_replaced_over_an_image_never_sends_and_its_successor_sends_once() {
+    let app = app(TestSettings { roles: freezeframe::service::Roles::ALL, ..TestSettings::default() }).await;
+    let host = ImageHost::start().await;
+    let customer = app.customer(1_000).await;
+    let batch = customer.order(&json!({"items": [with_url("a fox", &host.url("held.png"))]})).await;
+    app.until("the image is asked for", async || host.asked("held.png") > 0).await;
+    assert_eq!(app.count("select count(*) from attempts where unsent and state = 'sent'").await, 1);
+    // somebody else takes the video over meanwhile
+    let statement =
+        "with v as (update videos set lease_epoch = lease_epoch + 1, claim_id = 'other' returning id, lease_epoch)
+                     update attempts a set lease_epoch = v.lease_epoch from v where a.video_id = v.id";
+    assert_eq!(app.execute(statement).await, 1);
+    host.open();
+    let ended = app.finished_batch(&customer, &batch).await;
+    assert_eq!(ended.word("/status"), "completed", "{}", ended.text);
+    assert_eq!(jobs(&app).len(), 1);
+    // the attempt was never sent before, so it is the same one, and nobody looked it up
+    assert_eq!(app.count("select count(*) from attempts").await, 1);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stops_over_an_image_hands_the_video_over_unsent() {
+    let mut app = app(TestSettings::default()).await;
+    let host = ImageHost::start().await;
+    let customer = app.customer(1_000).await;
+    let batch = customer.order(&json!({"items": [with_url("a fox", &host.url("held.png"))]})).await;
+    app.until("the image is asked for", async || host.asked("held.png") > 0).await;
+    app.stop_service().await;
+    assert_eq!(app.count("select count(*) from attempts where unsent and finished_at is null").await, 1);
+    host.open();
+    app.start_service().await;
+    let customer = app.here(&customer);
+    let ended = app.finished_batch(&customer, &batch).await;
+    assert_eq!(ended.word("/status"), "completed", "{}", ended.text);
+    assert_eq!((jobs(&app).len(), app.count("select max(deaths) from videos").await), (1, 0));
+    assert_eq!(app.count("select count(*) from attempts").await, 1);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_kept_while_it_is_used_and_deleted_some_days_after() {
+    let app = app(TestSettings { more_storage: "retention_days = 2\n".to_owned(), ..TestSettings::default() }).await;
+    let customer = app.customer(1_000).await;
+    let used = upload(&customer, &png(1280, 720, 1)).await.expect(201).word("/id").to_owned();
+    let unused = upload(&customer, &png(1280, 720, 2)).await.expect(201).word("/id").to_owned();
+    let batch = customer.order(&json!({"items": [with_upload("a fox", &used), with_upload("a hare", &used)]})).await;
+    app.finished_batch(&customer, &batch).await;
+    assert_eq!(app.count("select count(*) from reference_image_uses").await, 1);
+    let old = "update reference_images set uploaded_at = now() - interval '3 days'";
+    assert_eq!(app.execute(old).await, 2);
+    app.until("what nobody used is deleted", async || app.count("select count(*) from reference_images").await == 1)
+        .await;
+    customer.get(&format!("{IMAGES}/{used}")).await.expect(200);
+    customer.get(&format!("{IMAGES}/{unused}")).await.problem(404);
+    customer.submit(&json!({"items": [with_upload("a fox", &unused)]})).await.problem(422);
+    let files = || {
+        let tenants = std::fs::read_dir(app.videos_dir()).unwrap().map(|entry| entry.unwrap().path().join("images"));
+        tenants.filter_map(|images| std::fs::read_dir(images).ok()).map(Iterator::count).sum::<usize>()
+    };
+    assert_eq!(files(), 1);
+    assert_eq!(app.execute("update batches set finished_at = now() - interval '3 days'").await, 1);
+    app.until("what was used is deleted", async || app.count("select count(*) from reference_images").await == 0).await;
+    assert_eq!((files(), app.count("select count(*) from reference_image_uses").await), (0, 0));
+    // it may come again
+    upload(&customer, &png(1280, 720, 1)).await.expect(201);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_order_is_answered_as_before_although_its_image_is_gone() {
+    let app = app(TestSettings { roles: API, ..TestSettings::default() }).await;
+    let customer = app.customer(1_000).await;
+    let id = upload(&customer, &png(1280, 720, 1)).await.expect(201).word("/id").to_owned();
+    let body = json!({"items": [with_upload("a fox", &id)], "x-request-id": "spring-1"});
+    let first = customer.submit(&body).await.expect(202);
+    app.execute("update reference_images set purging_at = now()").await;
+    assert_eq!(customer.submit(&body).await.expect(202).body, first.body);
+    assert_eq!(app.count("select count(*) from batches").await, 1);
+    close_desk(app).await;
+}
