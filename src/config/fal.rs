@@ -337,4 +337,28 @@ mod tests {
             assert!(wrong.contains(what), "{inputs}: {wrong}");
         }
     }
+
+    #[test]
+    fn a_field_for_the_image_is_there_only_with_an_image_and_maybe_under_another_id() {
+        let inputs = r#"
+            "a/text" = { duration = "{seconds}", size = "{size}" }
+            "a/both" = { duration = "{seconds}", size = "{size}", start = { image_url = "{image}" }, image_url = "{image}" }
+        "#;
+        let config = config(inputs).unwrap();
+        assert!(config.takes_image("a/both") && !config.takes_image("a/text") && !config.takes_image("a/none"));
+        let without = filled(config.input("a/both").unwrap()).unwrap();
+        assert_eq!(without, json!({"duration": "8", "size": "1280x720", "start": {}}));
+        let with = |quantity| match quantity {
+            Quantity::Image => Some("data:x".to_owned()),
+            _ => Some("7".to_owned()),
+        };
+        let with = Value::Object(config.input("a/both").unwrap().fill(&with).unwrap());
+        assert_eq!((&with["image_url"], &with["start"]["image_url"]), (&json!("data:x"), &json!("data:x")));
+        let other = config.clone().with_image_models(&r#""a/text" = "a/both/image""#.parse().unwrap()).unwrap();
+        assert!(other.takes_image("a/text"));
+        assert_eq!((other.image_model("a/text"), other.image_model("a/both")), ("a/both/image", "a/both"));
+        for wrong in [r#""a/both" = "a/text""#, r#""a/both" = "a""#, r#""a/both" = 4"#] {
+            assert!(config.clone().with_image_models(&wrong.parse().unwrap()).is_err(), "{wrong}");
+        }
+    }
 }

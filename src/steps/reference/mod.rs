@@ -128,7 +128,8 @@ impl References {
             ImageSource::Upload(id) => self.read_upload(tenant, *id).await,
             ImageSource::Url(url) => self.fetch_url(tenant, url).await,
         };
-        self.shelf.forget_later((tenant, source.clone()), slot, got.is_ok());
+        let failure = got.as_ref().err().map(|unusable| unusable.class);
+        self.shelf.forget_later((tenant, source.clone()), slot, failure);
         got.map(Arc::new)
     }
 }

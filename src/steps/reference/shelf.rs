@@ -12,12 +12,13 @@ use tokio::sync::OnceCell;
 
 use super::budget::{Budget, Reservation};
 use super::{Image, Unusable};
-use crate::domain::{ImageSource, TenantId};
+use crate::domain::{FailureClass, ImageSource, TenantId};
 
 /// How long an image is used again without being fetched again.
 const KEEP_IMAGE: Duration = Duration::from_secs(60);
-/// The same for a failure: short, because whoever repairs a URL orders again at once.
-const KEEP_FAILURE: Duration = Duration::from_secs(5);
+/// The same for an image that will not do: short, because whoever repairs a URL orders again at once. A server that was away
+/// is asked again at the next attempt, which has waited long enough.
+const KEEP_REFUSAL: Duration = Duration::from_secs(5);
 
 pub(super) type Key = (TenantId, ImageSource);
 
@@ -28,7 +29,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Nobody uses it, and nobody waits for it. `held` is how many hold the slot beside its users.
+    /// Nobody uses it, and nobody waits for it.
     fn is_idle(self: &Arc<Slot>) -> bool {
         match self.image.get() {
             Some(Ok(image)) => Arc::strong_count(image) == 1,
@@ -94,16 +95,27 @@ impl Shelf {
     }
 
     /// Forgets a slot that was filled just now, in a while; and those at once that were never filled.
-    pub(super) fn forget_later(self: &Arc<Shelf>, key: Key, slot: &Arc<Slot>, got: bool) {
+    pub(super) fn forget_later(self: &Arc<Shelf>, key: Key, slot: &Arc<Slot>, failure: Option<FailureClass>) {
+        let keep = match failure {
+            None => KEEP_IMAGE,
+            Some(FailureClass::InvalidInput) => KEEP_REFUSAL,
+            // whoever waits for it already holds the slot
+            Some(_) => return self.forget(&key, slot),
+        };
         let (shelf, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
         tokio::spawn(async move {
-            tokio::time::sleep(if got { KEEP_IMAGE } else { KEEP_FAILURE }).await;
-            let (Some(shelf), Some(slot)) = (shelf.upgrade(), slot.upgrade()) else { return };
-            let mut slots = shelf.slots();
-            if slots.get(&key).is_some_and(|there| Arc::ptr_eq(there, &slot)) {
-                slots.remove(&key);
+            tokio::time::sleep(keep).await;
+            if let (Some(shelf), Some(slot)) = (shelf.upgrade(), slot.upgrade()) {
+                shelf.forget(&key, &slot);
             }
-            slots.retain(|_, slot| slot.image.initialized() || !slot.is_idle());
         });
+    }
+
+    fn forget(&self, key: &Key, slot: &Arc<Slot>) {
+        let mut slots = self.slots();
+        if slots.get(key).is_some_and(|there| Arc::ptr_eq(there, slot)) {
+            slots.remove(key);
+        }
+        slots.retain(|_, slot| slot.image.initialized() || !slot.is_idle());
     }
 }

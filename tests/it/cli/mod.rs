@@ -4,6 +4,7 @@
 mod failing;
 mod fake;
 mod help;
+mod images;
 mod proxy;
 mod results;
 
