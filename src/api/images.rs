@@ -110,6 +110,8 @@ impl ImagesApi {
     }
 
     /// Look at a reference image
+    ///
+    /// Whether an image is still there, and until when it is kept at least. Only its own tenant sees it.
     #[oai(path = "/images/:image_id", method = "get", operation_id = "getReferenceImage")]
     async fn get(
         &self,
