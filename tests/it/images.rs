@@ -265,7 +265,7 @@ async fn every_image_that_cannot_be_had_ends_as_its_own_failure_and_is_refunded(
     let videos = customer.videos(&batch).await;
     for (video, (file, class, words, attempts)) in videos.iter().zip(cases) {
         let failure = &video["failure"];
-        let message = failure["message"].as_str().unwrap();
+        let message = failure["detail"].as_str().unwrap_or_else(|| panic!("{file}: {failure}"));
         assert_eq!(failure["type"], class, "{file}: {message}");
         assert!(message.starts_with("The reference image could not be used: "), "{file}: {message}");
         assert!(message.contains(words), "{file}: {message}");

@@ -129,7 +129,7 @@ pub const fn retryable_by_customer(class: FailureClass) -> bool {
 pub const fn explain(class: FailureClass) -> &'static str {
     match class {
         FailureClass::InvalidInput => {
-            "The video model does not accept this order as it is written; change the prompt, size or length and order again."
+            "The video model does not accept this order as it is written; change the prompt, size, length or reference image and order again."
         }
         FailureClass::Moderation => {
             "The video provider's content rules refused this prompt or the video made from it; change the prompt and order again."
@@ -150,7 +150,7 @@ pub const fn explain(class: FailureClass) -> &'static str {
             "The video provider started this video and did not deliver a usable one; order it again."
         }
         FailureClass::Network => {
-            "The video provider could not be reached after repeated attempts, so no video was started; order it again."
+            "The video provider, or the server of the reference image, could not be reached after repeated attempts, so no video was started; order it again."
         }
         FailureClass::Timeout => {
             "The video provider did not finish within the time allowed for this model; order it again, or choose a faster model."

@@ -153,7 +153,14 @@ impl Provider for Fal {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: false, marks_orders: false, cancel: true, thumbnail: false, reference_image: true, billing: BILLING }
+        Capabilities {
+            find: false,
+            marks_orders: false,
+            cancel: true,
+            thumbnail: false,
+            reference_image: true,
+            billing: BILLING,
+        }
     }
 
     fn poll_interval(&self) -> Duration {

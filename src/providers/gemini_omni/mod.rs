@@ -208,7 +208,14 @@ impl Provider for GeminiOmni {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: false, marks_orders: false, cancel: true, thumbnail: false, reference_image: true, billing: BILLING }
+        Capabilities {
+            find: false,
+            marks_orders: false,
+            cancel: true,
+            thumbnail: false,
+            reference_image: true,
+            billing: BILLING,
+        }
     }
 
     fn poll_interval(&self) -> Duration {

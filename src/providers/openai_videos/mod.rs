@@ -156,7 +156,14 @@ impl Provider for OpenaiVideos {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { find: self.can_list, marks_orders: false, cancel: false, thumbnail: true, reference_image: true, billing: BILLING }
+        Capabilities {
+            find: self.can_list,
+            marks_orders: false,
+            cancel: false,
+            thumbnail: true,
+            reference_image: true,
+            billing: BILLING,
+        }
     }
 
     fn poll_interval(&self) -> Duration {
