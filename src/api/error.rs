@@ -98,12 +98,6 @@ impl ApiError {
         ApiError::new(Kind::NotJson, format!("the body is not valid JSON: {error}"))
     }
 
-    /// The body is longer than `max_bytes`.
-    pub fn body_too_large(max_bytes: usize) -> ApiError {
-        let detail = format!("the body is longer than {max_bytes} bytes; split the batch");
-        ApiError::new(Kind::BodyTooLarge, detail).header(header::CONNECTION, "close")
-    }
-
     pub fn empty_body() -> ApiError {
         ApiError::new(Kind::NotJson, "the body is empty; send a JSON object with `items`")
     }

@@ -46,10 +46,13 @@ impl FalConfig {
     /// # Errors
     /// What is wrong with them.
     pub fn with_image_models(self, image_models: &toml::Table) -> Result<FalConfig, String> {
+        let app = |model: &str| model.split('/').take(2).map(str::to_owned).collect::<Vec<_>>();
         let read = |(model, other): (&String, &Toml)| match other
             .as_str()
             .filter(|other| is_model(other) && is_model(model))
         {
+            // requests are known by owner and app alone
+            Some(other) if app(other) != app(model) => Err(format!("{other:?} is of another app than {model:?}")),
             Some(other) if self.takes_image(other) => Ok((model.clone(), other.to_owned())),
             Some(other) => Err(format!("{other:?} has no pattern in inputs with {{image}} in it")),
             None => Err(format!("{model:?} must be owner/app and lead to such an id")),
@@ -342,6 +345,7 @@ mod tests {
     fn a_field_for_the_image_is_there_only_with_an_image_and_maybe_under_another_id() {
         let inputs = r#"
             "a/text" = { duration = "{seconds}", size = "{size}" }
+            "a/text/start" = { duration = "{seconds}", size = "{size}", image_url = "{image}" }
             "a/both" = { duration = "{seconds}", size = "{size}", start = { image_url = "{image}" }, image_url = "{image}" }
         "#;
         let config = config(inputs).unwrap();
@@ -354,10 +358,11 @@ mod tests {
         };
         let with = Value::Object(config.input("a/both").unwrap().fill(&with).unwrap());
         assert_eq!((&with["image_url"], &with["start"]["image_url"]), (&json!("data:x"), &json!("data:x")));
-        let other = config.clone().with_image_models(&r#""a/text" = "a/both/image""#.parse().unwrap()).unwrap();
+        let other = config.clone().with_image_models(&r#""a/text" = "a/text/start""#.parse().unwrap()).unwrap();
         assert!(other.takes_image("a/text"));
-        assert_eq!((other.image_model("a/text"), other.image_model("a/both")), ("a/both/image", "a/both"));
-        for wrong in [r#""a/both" = "a/text""#, r#""a/both" = "a""#, r#""a/both" = 4"#] {
+        assert_eq!((other.image_model("a/text"), other.image_model("a/both")), ("a/text/start", "a/both"));
+        for wrong in [r#""a/text" = "a/text/other""#, r#""a/text" = "a/both""#, r#""a/both" = "a""#, r#""a/both" = 4"#]
+        {
             assert!(config.clone().with_image_models(&wrong.parse().unwrap()).is_err(), "{wrong}");
         }
     }

@@ -21,6 +21,7 @@ mod fal;
 mod gemini_omni;
 mod google;
 mod openai_videos;
+mod request;
 #[cfg(test)]
 mod tests;
 mod veo;
@@ -35,7 +36,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::config::{AttemptsConfig, Config, ProviderConfig, ProviderKind};
-use crate::domain::{AttemptId, FailureClass, ImageFormat, Size};
+use crate::domain::{AttemptId, FailureClass};
 pub use byte_stream::ByteStream;
 use callbacks::CallbackBase;
 pub use catalogue::{Catalogue, CatalogueError, Model};
@@ -43,39 +44,8 @@ pub use egress::{Answer, Egress, EgressError, EgressPolicy, GuardedClient};
 pub use fal::Fal;
 pub use gemini_omni::GeminiOmni;
 pub use openai_videos::OpenaiVideos;
+pub use request::{GenerationRequest, ReferenceImage};
 pub use veo::Veo;
-
-/// What a video starts from. Whoever orders holds the bytes until the order was answered.
-#[derive(Clone, Copy)]
-pub struct ReferenceImage<'a> {
-    pub bytes: &'a Bytes,
-    pub format: ImageFormat,
-    pub width: u32,
-    pub height: u32,
-}
-
-/// One video to be made. Everything that has a price is spelled out: a provider's defaults cost money too.
-#[derive(Clone, Copy)]
-pub struct GenerationRequest<'a> {
-    pub prompt: &'a str,
-    /// The provider's own name for the model.
-    pub upstream_model: &'a str,
-    pub seconds: u32,
-    pub size: Size,
-    /// Never left out where it was ordered: an account without [`Capabilities::reference_image`] refuses.
-    pub image: Option<ReferenceImage<'a>>,
-}
-
-impl fmt::Debug for GenerationRequest<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let GenerationRequest { prompt, upstream_model, seconds, size, image } = self;
-        write!(f, "{upstream_model} {seconds} s {size}, prompt of {} bytes", prompt.len())?;
-        match image {
-            Some(image) => write!(f, ", image of {} bytes", image.bytes.len()),
-            None => Ok(()),
-        }
-    }
-}
 
 /// A job at the provider, in the provider's own terms. Only the adapter that gave it understands it; it is stored in the
 /// attempt and is not shown to customers.

@@ -1,4 +1,4 @@
-//! Refusals of uploaded images.
+//! Refusals of what is too large, and of uploaded images.
 
 use poem::http::header;
 
@@ -7,6 +7,12 @@ use crate::domain::NotAnImage;
 use crate::images::ReserveError;
 
 impl ApiError {
+    /// The body is longer than `max_bytes`.
+    pub fn body_too_large(max_bytes: usize) -> ApiError {
+        let detail = format!("the body is longer than {max_bytes} bytes; split the batch");
+        ApiError::new(Kind::BodyTooLarge, detail).header(header::CONNECTION, "close")
+    }
+
     /// The body is not an image that could be used.
     pub fn no_image(error: NotAnImage) -> ApiError {
         let kind = match error {
