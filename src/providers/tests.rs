@@ -19,7 +19,7 @@ use url::Url;
 
 use super::*;
 use crate::config::{AttemptsConfig, ProviderConfig};
-use crate::domain::Secret;
+use crate::domain::{Secret, Size};
 
 const KEY: &str = "sk-test-9f8e7d6c5b4a";
 const PROMPT: &str = "a red fox jumps over a sleeping dog";
