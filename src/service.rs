@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::api::{ApiState, CallbackDoor, HttpServer, Listeners};
+use crate::api::{self, ApiState, CallbackDoor, HttpServer, Listeners};
 use crate::batches::Admission;
 use crate::callbacks::{Ears, Mailbox};
 use crate::config::{Config, Live};
@@ -43,6 +43,10 @@ const EMBEDDED_DATABASE: &str = "freezeframe";
 /// Connections of the pool that answers requests, and of the engine's pool.
 const API_CONNECTIONS: u32 = 16;
 const ENGINE_CONNECTIONS: u32 = 8;
+/// What a video may have open at once: a connection under way, idle ones left behind by the step before, a file.
+const FILES_PER_VIDEO: usize = 4;
+/// Everything else that a worker has open.
+const OTHER_FILES: usize = 256;
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 /// How long the object store may take for one request that is no read, and for one that is.
 const STORE_WRITE: Duration = Duration::from_secs(60);
@@ -273,6 +277,10 @@ impl Service {
     }
 
     fn start_worker(&mut self, config: &Config, engine: Database, offer: &Offer, storage: Storage) -> Result<()> {
+        let files = (config.engine.slots * FILES_PER_VIDEO + OTHER_FILES) as u64;
+        if api::allow_files(files) < files {
+            tracing::warn!(wanted = files, "the system allows fewer open files than all slots may need at once");
+        }
         let client = offer.egress.guarded(webhook_policy(config))?;
         let studio = Studio {
             claims: Recorder::start(engine.clone(), VideoJournal),

@@ -3,16 +3,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
+use super::process::Program;
 use super::stuck::Stuck;
 use crate::api;
 use crate::billing;
@@ -22,7 +20,7 @@ use crate::providers::Egress;
 use crate::providers::egress::ClientTimeouts;
 use crate::service::Store;
 
-/// How long the server may take to start, and to be rid of what clients left.
+/// How long the server may take to be rid of what clients left.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Connections of the server's pool to the database, which grows with the load and stays.
 const POOL: usize = 16;
@@ -150,7 +148,7 @@ async fn wave(name: &str, honest: &Honest, bench: HttpBench, server: &Server) ->
 /// The program itself, as an API alone.
 struct Server {
     address: SocketAddr,
-    process: Child,
+    program: Program,
 }
 
 impl Server {
@@ -167,41 +165,22 @@ impl Server {
             ));
         }
         std::fs::write(&file, settings)?;
-        let mut process = Command::new(std::env::current_exe()?)
-            .args(["serve", "--roles", "api", "--listen", "127.0.0.1:0", "--config"])
-            .arg(&file)
-            // settings of this process are not that one's
-            .env_clear()
-            .env("DATABASE_URL", store.url())
-            .env("FREEZEFRAME_MASTER_KEY", MASTER_KEY)
-            .env("FREEZEFRAME_LOG__FILTER", "error")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("this program could not be started as a server")?;
-        let mut lines = BufReader::new(process.stdout.take().context("no output to read")?).lines();
-        let address = async {
-            while let Some(line) = lines.next_line().await? {
-                if let Some((_, url)) = line.split_once("http://") {
-                    return Ok(url.split('/').next().unwrap_or_default().parse()?);
-                }
-            }
-            anyhow::bail!("the server ended before it listened")
-        };
-        let address = tokio::time::timeout(PATIENCE, address).await.context("the server did not start")??;
-        // nobody reads on, and a full pipe would stop it
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Server { address, process })
+        let file = file.to_str().context("the data directory has no readable name")?;
+        let mut program = Program::start(
+            &["serve", "--roles", "api", "--listen", "127.0.0.1:0", "--config", file],
+            &[
+                ("DATABASE_URL", store.url()),
+                ("FREEZEFRAME_MASTER_KEY", MASTER_KEY),
+                ("FREEZEFRAME_LOG__FILTER", "error"),
+            ],
+        )?;
+        let url = program.announces("http://").await?;
+        Ok(Server { address: url.split('/').next().unwrap_or_default().parse()?, program })
     }
 
     /// Open files and kilobytes of memory; zero where the system does not tell.
     fn footprint(&self) -> (usize, u64) {
-        let proc = format!("/proc/{}", self.process.id().unwrap_or_default());
-        let files = std::fs::read_dir(format!("{proc}/fd")).map_or(0, Iterator::count);
-        let status = std::fs::read_to_string(format!("{proc}/status")).unwrap_or_default();
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
-        (files, rss.unwrap_or_default())
+        (self.program.files(), self.program.rss_kilobytes())
     }
 }
 

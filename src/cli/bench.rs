@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 
 use super::output::{self, Table};
+use crate::bench::hostile::{self, HostileBench, HostileReport, MAX_GROWTH_MEGABYTES, MAX_RATIO};
 use crate::bench::{self, EngineBench, EngineReport, HttpBench, HttpReport};
 use crate::config::Config;
 
@@ -23,6 +24,8 @@ enum Bench {
     Engine(EngineArgs),
     /// Honest clients of the API with and without slow and stuck ones beside them
     Http(HttpArgs),
+    /// Honest batches with and without hostile providers' answers and files beside them
+    Hostile(HostileArgs),
 }
 
 #[derive(Args)]
@@ -61,10 +64,30 @@ struct HttpArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct HostileArgs {
+    /// Hostile videos; the kinds take turns [default: two of each kind]
+    #[arg(long)]
+    hostile: Option<usize>,
+    /// Honest videos of one batch
+    #[arg(long, default_value_t = 400)]
+    honest: usize,
+    /// Honest batches, one after the other, alone and again beside the hostile videos
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Fail too when speed or memory are out of their bounds
+    #[arg(long)]
+    assert: bool,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) async fn run(config: Config, args: BenchArgs) -> Result<ExitCode> {
     match args.bench {
         Bench::Engine(args) => engine(config, args).await,
         Bench::Http(args) => http(config, args).await,
+        Bench::Hostile(args) => hostile(config, args).await,
     }
 }
 
@@ -74,6 +97,52 @@ async fn http(config: Config, args: HttpArgs) -> Result<ExitCode> {
     let report = bench::run_http(&config, bench).await?;
     output::line(&if args.json { serde_json::to_string(&report)? } else { http_table(&report) })?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn hostile(config: Config, args: HostileArgs) -> Result<ExitCode> {
+    let hostile = args.hostile.unwrap_or(2 * hostile::Kind::round(0).len());
+    ensure!(hostile > 0 && args.honest > 0 && args.rounds > 0, "a bench needs hostile and honest videos and a round");
+    let bench = HostileBench { hostile, honest: args.honest, rounds: args.rounds };
+    let report = hostile::run_hostile(&config, bench).await?;
+    output::line(&if args.json { serde_json::to_string(&report)? } else { hostile_tables(&report) })?;
+    let good = report.is_sound() && (!args.assert || report.is_within_bounds());
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn hostile_tables(report: &HostileReport) -> String {
+    let mut videos = Table::new(["kind", "end", "class", ">attempts", ">seconds", "refunded", "message"]);
+    for video in &report.videos {
+        let (end, refunded) = (&video.end, if video.end.refunded { "yes" } else { "no" });
+        let message = output::fit(&output::plain(&end.message), 60);
+        let (attempts, seconds) = (end.attempts.to_string(), format!("{:.0}", end.seconds));
+        let cells = [&video.kind, &end.state, &end.class, &attempts, &seconds, refunded, &message];
+        videos.row(cells.map(str::to_owned));
+    }
+    let mut figures = Table::new(["honest", ">alone", ">beside", ">ratio", ">bound"]);
+    let [p50, p95, batch] = report.ratios();
+    let (alone, beside) = (report.alone, report.beside);
+    for (name, alone, beside, ratio) in [
+        ("video p50, ms", alone.made_p50_ms, beside.made_p50_ms, p50),
+        ("video p95, ms", alone.made_p95_ms, beside.made_p95_ms, p95),
+        ("batch, ms", alone.batch_ms, beside.batch_ms, batch),
+    ] {
+        let bound = format!("{MAX_RATIO:.2}");
+        figures.row([name.to_owned(), format!("{alone:.0}"), format!("{beside:.0}"), format!("{ratio:.2}"), bound]);
+    }
+    let memory = |kilobytes: u64| format!("{:.1}", kilobytes as f64 / 1024.0);
+    let growth = format!("+{:.1}", report.growth_megabytes());
+    let (steady, peak) = (memory(report.rss_alone_kilobytes), memory(report.rss_peak_kilobytes));
+    figures.row(["worker memory, MB".to_owned(), steady, peak, growth, format!("+{MAX_GROWTH_MEGABYTES:.0}")]);
+    let complaints: String = report.complaints.iter().map(|complaint| format!("\n- {complaint}")).collect();
+    format!(
+        "{}\n\n{}\n\n  {} hostile videos of {} kinds ended within {:.0} s; {}{complaints}",
+        videos.render(),
+        figures.render(),
+        report.hostile,
+        report.kinds,
+        report.hostile_seconds,
+        if report.is_sound() { "each alone, and the books are clean" } else { "not all is as it has to be:" },
+    )
 }
 
 fn http_table(report: &HttpReport) -> String {

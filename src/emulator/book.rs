@@ -27,7 +27,7 @@ pub struct Totals {
     pub creates_seen: u64,
     pub accepted: u64,
     /// By kind: `unauthorized`, `invalid_request`, `model_not_found`, `moderation`, `rate_limited`, `quota`,
-    /// `server_error`, `bad_gateway`, `dropped`.
+    /// `server_error`, `bad_gateway`, `dropped`, `hostile`.
     pub refused: BTreeMap<String, u64>,
     pub queued: u64,
     pub in_progress: u64,

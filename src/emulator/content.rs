@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use poem::http::{HeaderValue, StatusCode, header};
-use poem::{Body, Response};
+use poem::{Body, Request, Response};
 
 use super::clip;
 use super::hostile;
@@ -66,7 +66,7 @@ impl Clips {
 }
 
 /// The answer to a download that the studio allowed.
-pub(super) async fn respond(download: Download, office: &Office) -> poem::Result<Response> {
+pub(super) async fn respond(download: Download, request: &Request, office: &Office) -> poem::Result<Response> {
     Ok(match download.spoil {
         Spoil::Empty => whole("video/mp4", Bytes::new()),
         Spoil::Html => whole("video/mp4", Bytes::from_static(NOT_A_VIDEO.as_bytes())),
@@ -79,6 +79,11 @@ pub(super) async fn respond(download: Download, office: &Office) -> poem::Result
         Spoil::Trickle { pause_ms } => {
             let clip = clip_of(&download, &office.clips).await?;
             trickled(clip, Duration::from_millis(pause_ms))
+        }
+        Spoil::Attack(attack) => {
+            let clip = clip_of(&download, &office.clips).await?;
+            let struck = office.attacked_file(attack, (&download, &clip), request);
+            struck.unwrap_or_else(|| whole("video/mp4", clip))
         }
         Spoil::Endless { claimed_bytes } => {
             let first = clip_of(&download, &office.clips).await?;

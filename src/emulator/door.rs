@@ -2,15 +2,16 @@
 //!
 //! An HTTP server has no way to say "no answer". So the stream under it is wrapped: once a connection is cut, every further
 //! write fails, the server gives the connection up, and the socket closes. The cut is set before the answer is handed to
-//! the server; not one byte of it can slip out.
+//! the server; not one byte of it can slip out. A connection can also be taken over: then somebody else writes to it, and
+//! may write what no HTTP server would.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use poem::http::uri::Scheme;
@@ -25,20 +26,36 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The open connections by the client's address.
 #[derive(Clone, Default)]
 pub(super) struct Connections {
-    open: Arc<Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>>,
+    open: Arc<Mutex<HashMap<SocketAddr, Arc<Line>>>>,
 }
 
 impl Connections {
     /// From now on nothing is written to this client's connection any more.
     pub(super) fn cut(&self, client: SocketAddr) {
-        if let Some(cut) = self.open().get(&client) {
-            cut.store(true, Ordering::Release);
+        if let Some(line) = self.open().get(&client) {
+            line.cut.store(true, Ordering::Release);
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<AtomicBool>>> {
+    /// The same, and gives out the connection, which stays open for as long as it is held.
+    pub(super) fn take_over(&self, client: SocketAddr) -> Option<Arc<TcpStream>> {
+        let line = self.open().get(&client).cloned()?;
+        line.taken.store(true, Ordering::Release);
+        line.cut.store(true, Ordering::Release);
+        Some(Arc::clone(&line.stream))
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Line>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// One connection, for whoever is to end it.
+struct Line {
+    stream: Arc<TcpStream>,
+    cut: AtomicBool,
+    /// Somebody else writes to it now.
+    taken: AtomicBool,
 }
 
 pub(super) struct Door {
@@ -75,24 +92,26 @@ impl Acceptor for Door {
             }
         };
         stream.set_nodelay(true)?;
-        let cut = Arc::new(AtomicBool::new(false));
-        self.connections.open().insert(client, Arc::clone(&cut));
-        let connection = Connection { stream, cut, client, connections: self.connections.clone() };
+        let stream = Arc::new(stream);
+        let line = Line { stream: Arc::clone(&stream), cut: AtomicBool::new(false), taken: AtomicBool::new(false) };
+        let line = Arc::new(line);
+        self.connections.open().insert(client, Arc::clone(&line));
+        let connection = Connection { stream, line, client, connections: self.connections.clone() };
         Ok((connection, LocalAddr(self.address.into()), RemoteAddr(client.into()), Scheme::HTTP))
     }
 }
 
 /// A TCP stream that can be cut.
 pub(super) struct Connection {
-    stream: TcpStream,
-    cut: Arc<AtomicBool>,
+    stream: Arc<TcpStream>,
+    line: Arc<Line>,
     client: SocketAddr,
     connections: Connections,
 }
 
 impl Connection {
     fn check(&self) -> io::Result<()> {
-        if self.cut.load(Ordering::Acquire) {
+        if self.line.cut.load(Ordering::Acquire) {
             return Err(io::Error::new(io::ErrorKind::ConnectionReset, "cut by the emulator"));
         }
         Ok(())
@@ -101,41 +120,63 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.connections.open().remove(&self.client);
+        let mut open = self.connections.open();
+        // the client may have another connection under the same number by now
+        if open.get(&self.client).is_some_and(|line| Arc::ptr_eq(line, &self.line)) {
+            open.remove(&self.client);
+        }
     }
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read(buffer.initialize_unfilled()) {
+                Ok(read) => {
+                    buffer.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        loop {
+            self.check()?;
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_write_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.line.taken.load(Ordering::Acquire) {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Ready(socket2::SockRef::from(&*self.stream).shutdown(Shutdown::Write)),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use poem::http::StatusCode;
 use poem::web::{Data, Path};
-use poem::{Endpoint, EndpointExt, IntoResponse, Response, Route, get, handler};
+use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route, get, handler};
 
 use super::content;
 use super::control;
@@ -29,7 +29,7 @@ pub(super) fn other_host_routes(office: Arc<Office>) -> impl Endpoint {
 }
 
 #[handler]
-async fn kept_file(Path(id): Path<String>, office: Data<&Arc<Office>>) -> poem::Result<Response> {
+async fn kept_file(Path(id): Path<String>, request: &Request, office: Data<&Arc<Office>>) -> poem::Result<Response> {
     match office.studio.detour(&id) {
         // whoever was sent here has arrived
         None | Some(Detour::OtherHost) => {}
@@ -38,7 +38,7 @@ async fn kept_file(Path(id): Path<String>, office: Data<&Arc<Office>>) -> poem::
         }
     }
     match office.studio.download(&id, true) {
-        Ok(download) => content::respond(download, &office).await,
+        Ok(download) => content::respond(download, request, &office).await,
         Err(_) => Ok(StatusCode::FORBIDDEN.into_response()),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::book::{BookedJob, JobState, Totals};
 use super::callbacks::CallbackFault;
+use super::hostile::Attack;
 use super::script::{Detour, Fault, Hostile, OddPicture};
 
 /// What `progress` shows on successive polls of a job whose progress jumps.
@@ -49,6 +50,8 @@ pub(super) struct Sight {
     pub(super) sparse: bool,
     pub(super) hostile: Option<Hostile>,
     pub(super) callback: Option<CallbackFault>,
+    /// What strikes its polls, and which poll this is.
+    pub(super) attack: Option<(Attack, u32)>,
 }
 
 /// An accepted job.
@@ -99,6 +102,7 @@ pub(super) enum Spoil {
     Html,
     Endless { claimed_bytes: Option<u64> },
     Trickle { pause_ms: u64 },
+    Attack(Attack),
 }
 
 impl Job {
@@ -114,6 +118,7 @@ impl Job {
         }
         match self.terms.on_job {
             Some(Fault::JobModerated | Fault::JobFailed) => JobState::Failed,
+            Some(Fault::Attack { attack }) if attack.fails_the_job() => JobState::Failed,
             _ => JobState::Completed,
         }
     }
@@ -166,6 +171,7 @@ impl Job {
             Some(Fault::NotAVideo { first }) if struck(first) => Spoil::Html,
             Some(Fault::EndlessFile { claimed_bytes }) => Spoil::Endless { claimed_bytes },
             Some(Fault::TrickledFile { pause_ms }) => Spoil::Trickle { pause_ms },
+            Some(Fault::Attack { attack }) => Spoil::Attack(attack),
             _ => Spoil::Nothing,
         }
     }
@@ -218,6 +224,15 @@ impl Job {
             sparse: self.terms.sparse,
             hostile: self.hostile_poll(),
             callback: self.terms.callback.clone(),
+            attack: self.attack().map(|attack| (attack, self.polls)),
+        }
+    }
+
+    /// What strikes those who look at it; a create's own answer is no poll.
+    fn attack(&self) -> Option<Attack> {
+        match self.terms.on_job {
+            Some(Fault::Attack { attack }) if self.polls > 0 => Some(attack),
+            _ => None,
         }
     }
 

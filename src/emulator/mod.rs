@@ -45,6 +45,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use book::{Book, BookedJob, CreateStamp, JobState, Totals};
 pub use callbacks::{CallbackFault, SentCallback};
+pub use hostile::{Answer, Asset, Attack, Link, Wire};
 pub use journal::SeenRequest;
 pub use profile::{ModelCard, Profile};
 pub use script::{Detour, Fault, Hostile, Nth, OddPicture, Rule};
@@ -94,6 +95,7 @@ impl Emulator {
         let studio = Arc::new(Studio::new(settings.seed, settings.api_key, settings.profile));
         let journal = Arc::new(Journal::default());
         let callbacks = Arc::new(Callbacks::new());
+        let stop = CancellationToken::new();
         let office = Arc::new(Office {
             studio: Arc::clone(&studio),
             connections,
@@ -102,8 +104,8 @@ impl Emulator {
             callbacks: Arc::clone(&callbacks),
             home: format!("http://{address}"),
             other_host: other_host(files_door.address()),
+            stop: stop.clone(),
         });
-        let stop = CancellationToken::new();
         tokio::spawn(Arc::clone(&callbacks).run(Arc::clone(&studio), stop.clone()));
         let (stopped, files_stopped) = (stop.clone().cancelled_owned(), stop.clone().cancelled_owned());
         let server = Server::new_with_acceptor(door).name("provider emulator");

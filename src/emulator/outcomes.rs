@@ -18,7 +18,7 @@ pub(super) enum Created<A> {
     /// It broke the protocol's rules.
     Invalid(A),
     /// A fault refused it; nothing was booked.
-    Refused { fault: Fault, model: Arc<str> },
+    Refused { fault: Fault, model: Arc<str>, prompt: Arc<str> },
     /// It was booked; `fault` may still spoil the answer.
     Accepted { job: Sight, fault: Option<Fault> },
 }

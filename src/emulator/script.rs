@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::callbacks::CallbackFault;
+use super::hostile::Attack;
 
 /// Everything that can go wrong, in the order in which a video meets it. JSON: `{"kind":"rate_limited","retry_after_secs":2}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,9 @@ pub enum Fault {
     RedirectedFile { to: Detour },
     /// The film is as it should be, its thumbnail is not.
     OddThumbnail { form: OddPicture },
+
+    /// One of the many kinds of hostility, at the moment that it names.
+    Attack { attack: Attack },
 }
 
 /// What comes in place of a picture.
@@ -144,6 +148,7 @@ impl Fault {
     /// Whether the fault is spent at the create: the job behind it, if one is booked, then runs without fault.
     pub(super) fn strikes_at_create(&self) -> bool {
         self.refusal().is_some()
+            || matches!(self, Fault::Attack { attack } if attack.strikes_at_create())
             || matches!(
                 self,
                 Fault::HtmlBadGateway { .. }
@@ -168,6 +173,7 @@ impl Fault {
             Fault::ServerError { .. } => Some("server_error"),
             Fault::DroppedBeforeAccept => Some("dropped"),
             Fault::HtmlBadGateway { accepted: false } => Some("bad_gateway"),
+            Fault::Attack { attack } if attack.refuses() => Some("hostile"),
             _ => None,
         }
     }
@@ -180,7 +186,8 @@ impl Fault {
                 | Fault::ErrorAfterAccept { .. }
                 | Fault::TruncatedAnswer
                 | Fault::HtmlBadGateway { accepted: true }
-        ) || matches!(self, Fault::HostileAnswer { form } if *form != Hostile::Swapped)
+        ) || matches!(self, Fault::Attack { attack } if attack.strikes_at_create() && !attack.refuses())
+            || matches!(self, Fault::HostileAnswer { form } if *form != Hostile::Swapped)
     }
 }
 

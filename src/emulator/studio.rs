@@ -101,7 +101,7 @@ impl Studio {
         let fate = memory.fate(&request, nth, lot);
         if let Some((fault, kind)) = fate.at_create.as_ref().and_then(|fault| Some((fault, fault.refusal()?))) {
             memory.stamp_refusal(now_ms, Some(Arc::clone(&request.model)), kind);
-            return Created::Refused { fault: fault.clone(), model: request.model };
+            return Created::Refused { fault: fault.clone(), model: request.model, prompt: request.prompt };
         }
         let terms = Terms {
             prompt_sha256,
@@ -140,6 +140,16 @@ impl Studio {
         let now_ms = self.clock.now_ms();
         let memory = self.memory();
         memory.jobs.get(*memory.by_id.get(id)?)?.ended_for(now_ms)
+    }
+
+    /// The id of the first job of the same model, spelled like `id`.
+    pub(super) fn first_id(&self, id: &str) -> String {
+        let memory = self.memory();
+        let whole = format!("video_{}", id.trim_start_matches("video_"));
+        let its = memory.by_id.get(whole.as_str()).and_then(|position| memory.jobs.get(*position));
+        let first = its.and_then(|its| memory.jobs.iter().find(|job| job.order.model == its.order.model));
+        let first = first.map(|job| job.id.to_string()).unwrap_or_default();
+        if id.starts_with("video_") { first } else { first.trim_start_matches("video_").to_owned() }
     }
 
     pub(super) fn delete(&self, id: &str) -> Result<(), NotDeleted> {

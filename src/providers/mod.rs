@@ -352,6 +352,11 @@ impl Registry {
     }
 }
 
+/// A message of [`PollOutcome::Failed`] without the prompt, which a poll does not know.
+pub fn without_prompt(message: &str, prompt: &str) -> String {
+    adapter::redact::without_prompt(message, prompt)
+}
+
 /// One account, by its kind.
 fn build(
     account: &ProviderConfig,

@@ -15,6 +15,7 @@ mod fence;
 mod flow;
 mod generated;
 mod grafana;
+mod hostile;
 mod house;
 mod images;
 mod ledger;

@@ -32,6 +32,7 @@ use poem::{Endpoint, IntoResponse, Request, Response, Route, get, handler};
 use serde_json::Value;
 
 use super::content;
+use super::hostile::Scene;
 use super::office::{Office, json_response};
 use super::script::Fault;
 use gemini_omni::Films;
@@ -79,9 +80,10 @@ pub(super) async fn with_request_id<E: Endpoint>(endpoint: Arc<E>, request: Requ
     Ok(answer)
 }
 
-/// The answer to a create that was booked, spoiled as its fault asks; `outage` words an error status.
+/// The answer to a create that was booked (with the id in it, and the prompt), spoiled as its fault asks; `outage` words an
+/// error status.
 async fn created(
-    answer: &Value,
+    (answer, id, prompt): (Value, &str, &str),
     fault: Option<&Fault>,
     request: &Request,
     office: &Office,
@@ -89,6 +91,10 @@ async fn created(
 ) -> Response {
     match fault {
         Some(Fault::DroppedAfterAccept) => office.cut(request),
+        Some(Fault::Attack { attack }) => {
+            let scene = Scene { status: 200, answer: &answer, id, prompt, polls: 0, finished: false };
+            office.attacked(*attack, &scene, request)
+        }
         Some(Fault::ErrorAfterAccept { status }) => outage(*status),
         Some(Fault::HtmlBadGateway { .. }) => gateway_page(),
         Some(Fault::TruncatedAnswer) => {
@@ -98,19 +104,23 @@ async fn created(
         }
         Some(Fault::SlowAnswer { ms }) => {
             tokio::time::sleep(Duration::from_millis(*ms)).await;
-            office.json(answer, None)
+            office.json(&answer, None)
         }
         Some(Fault::SlowBody { ms }) => {
             content::late_body("application/json", answer.to_string().into(), Duration::from_millis(*ms))
         }
-        Some(Fault::HostileAnswer { form }) => office.json(answer, Some(*form)),
-        _ => office.json(answer, None),
+        Some(Fault::HostileAnswer { form }) => office.json(&answer, Some(*form)),
+        _ => office.json(&answer, None),
     }
 }
 
 /// The answer to a create that was refused in no vendor's words; `None` when the vendor has words for it.
-fn refused_without_words(fault: &Fault, request: &Request, office: &Office) -> Option<Response> {
+fn refused_without_words((fault, prompt): (&Fault, &str), request: &Request, office: &Office) -> Option<Response> {
     match fault {
+        Fault::Attack { attack } => {
+            let scene = Scene { status: 200, answer: &Value::Null, id: "", prompt, polls: 0, finished: false };
+            Some(office.attacked(*attack, &scene, request))
+        }
         Fault::DroppedBeforeAccept => Some(office.cut(request)),
         Fault::HtmlBadGateway { accepted: false } => Some(gateway_page()),
         _ => None,

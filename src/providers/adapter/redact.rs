@@ -1,7 +1,9 @@
 //! Makes a provider's words fit for a customer's eyes and for the database.
 //!
 //! Always holds for what comes out: at most [`MAX_CHARS`] characters on one line; no key, no raw id of the provider, no
-//! URL, no control or direction-changing character, and none of the texts that the caller wants hidden.
+//! URL, no HTML, no control or direction-changing character, and none of the texts that the caller wants hidden.
+
+use super::sieve::inline_number;
 
 /// The longest message that is kept, in characters.
 pub(super) const MAX_CHARS: usize = 300;
@@ -14,6 +16,10 @@ const PREFIXES: [&str; 13] =
 
 /// `message` without anything that should not be seen; `hidden` are texts to take out literally (a key, a prompt).
 pub(super) fn fit_for_customers(message: &str, hidden: &[&str]) -> String {
+    // a text that was too long to be kept says nothing
+    if inline_number(message).is_some() {
+        return String::new();
+    }
     // Bounded first: what follows looks at every character several times.
     let mut text: String = message.chars().take(4 * MAX_CHARS).collect();
     for secret in hidden.iter().filter(|secret| secret.chars().count() >= 4) {
@@ -23,19 +29,57 @@ pub(super) fn fit_for_customers(message: &str, hidden: &[&str]) -> String {
             text.replace_range(start.., REMOVED);
         }
     }
-    let visible = text.chars().map(|c| if is_invisible(c) { ' ' } else { c });
-    let words: String = visible.collect();
-    let words: Vec<String> = words.split_whitespace().map(without_ids).collect();
-    let line = words.join(" ");
+    let line = cleaned(&text);
     match line.char_indices().nth(MAX_CHARS) {
         None => line,
         Some(_) => line.chars().take(MAX_CHARS - 1).chain(['…']).collect(),
     }
 }
 
+/// A message that is fit to be seen, without the prompt, which the adapter did not know that made it so.
+pub(in crate::providers) fn without_prompt(message: &str, prompt: &str) -> String {
+    let beginning: String = prompt.chars().take(4 * MAX_CHARS).collect();
+    // as it came out where it was part of a message
+    let prompt = cleaned(&beginning);
+    if prompt.chars().count() < 4 {
+        return message.to_owned();
+    }
+    let mut text = message.replace(&prompt, REMOVED);
+    if let Some(start) = prompt.char_indices().nth(40).and_then(|(end, _)| text.find(&prompt[..end])) {
+        text.replace_range(start.., REMOVED);
+    }
+    text
+}
+
+/// One line without tags, ids and whatever cannot be seen.
+fn cleaned(text: &str) -> String {
+    let visible = without_tags(text);
+    let visible = visible.chars().map(|c| if is_invisible(c) { ' ' } else { c });
+    let words: String = visible.collect();
+    let words: Vec<String> = words.split_whitespace().map(without_ids).collect();
+    words.join(" ")
+}
+
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Whoever shows a message may show it on a web page.
+fn without_tags(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find('<') {
+        let (before, from) = rest.split_at(start);
+        clean.push_str(before);
+        let begins = from[1..].starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '!' | '?'));
+        // a tag that is not closed takes the rest with it, as a browser would
+        let end = if begins { from.find('>').map_or(from.len(), |end| end + 1) } else { 1 };
+        clean.push_str(if begins { " " } else { "<" });
+        rest = &from[end..];
+    }
+    clean.push_str(rest);
+    clean
 }
 
 fn without_ids(word: &str) -> String {
@@ -71,7 +115,7 @@ fn is_opaque(run: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_CHARS, fit_for_customers};
+    use super::{MAX_CHARS, fit_for_customers, without_prompt};
 
     #[test]
     fn keys_ids_and_urls_are_taken_out_and_words_stay() {
@@ -83,6 +127,10 @@ mod tests {
             ("token a8F3kz09QwErTy1234 refused", "token [removed] refused"),
             ("see https://internal.host/x?key=1 now", "see [removed] now"),
             ("two\nlines\u{202e}\tand\0more", "two lines and more"),
+            ("a <b>bold</b> word<script>alert('x')</script>, 1 < 2", "a bold word alert('x') , 1 < 2"),
+            ("never closed <img src=x onerror=y", "never closed"),
+            ("\u{1b}[31mred\u{9b}2J", "[31mred 2J"),
+            ("\0inline 0", ""),
             ("the word task_ alone, a-b-c", "the word task_ alone, a-b-c"),
             ("", ""),
         ] {
@@ -96,6 +144,20 @@ mod tests {
         let prompt = "a very long prompt about a secret product ".repeat(100);
         let shown = fit_for_customers(&format!("refused: {prompt}"), &[&prompt]);
         assert_eq!(shown, "refused: [removed]");
+    }
+
+    #[test]
+    fn a_prompt_is_taken_out_of_what_was_made_fit_without_knowing_it() {
+        let prompt = "A\tsecret <b>plan</b> of video_68d7512d\nfor 1 < 2 people who may not be quoted anywhere";
+        for (told, shown) in [
+            (format!("blocked: {prompt}"), "blocked: [removed]"),
+            (format!("prompt \"{prompt}\" is bad"), "prompt \"[removed]\" is bad"),
+            (format!("{} {prompt}", "and so on".repeat(27)), "[removed]"),
+        ] {
+            let message = without_prompt(&fit_for_customers(&told, &[]), prompt);
+            assert!(message.ends_with(shown) && !message.contains("secret"), "{message}");
+        }
+        assert_eq!(without_prompt("a cat is a cat", "cat"), "a cat is a cat");
     }
 
     #[test]

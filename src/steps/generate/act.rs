@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::{Attempt, LeaseLost, account};
 use crate::domain::{FailureClass, Size};
-use crate::providers::{GenerationRequest, Handle, PollOutcome, SubmitOutcome};
+use crate::providers::{GenerationRequest, Handle, PollOutcome, SubmitOutcome, without_prompt};
 use crate::steps::record::{Reply, Transition};
 use crate::steps::reference::Lent;
 
@@ -107,7 +107,7 @@ impl Attempt<'_> {
                 Ok(VideoEnd::OutputReady)
             }
             Ok(PollOutcome::Failed { class, message, .. }) => {
-                self.message = Some(message);
+                self.message = Some(without_prompt(&message, &self.video.prompt));
                 Ok(VideoEnd::ProviderFailed(class))
             }
             // a server may show a job later than it took it: one look does not lose a video that was paid for

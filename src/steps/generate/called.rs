@@ -29,8 +29,11 @@ impl Attempt<'_> {
             VideoStep::LookUp => self.studio.timing.lookup_pause,
             VideoStep::Submit | VideoStep::Store => self.studio.timing.store_pause,
         };
-        let wished = std::mem::take(&mut self.rest);
-        let pause = base.mul_f64(rand::rng().random_range(0.9..=1.1)).max(wished);
+        // whatever a provider asks for, the attempt ends when its time is over
+        let end = if self.asked == Some(step) { self.deadline } else { self.deadline.max(self.last_look) };
+        let left = end.saturating_duration_since(Instant::now());
+        let wished = std::mem::take(&mut self.rest).min(left);
+        let pause = base.mul_f64(rand::rng().random_range(0.9..=1.1)).max(wished).min(left);
         let Some(ear) = self.ear.as_ref().filter(|_| matches!(step, VideoStep::Poll | VideoStep::LookUp)) else {
             return tokio::time::sleep(pause).await;
         };

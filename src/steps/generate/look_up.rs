@@ -30,7 +30,11 @@ impl Attempt<'_> {
         let candidates = match provider.find(&request, self.video.attempt.id, window).await {
             Ok(FindOutcome::Candidates(candidates)) => candidates,
             Ok(FindOutcome::NotYet) => return Ok(VideoEnd::NotFoundYet),
-            Ok(FindOutcome::Unsupported) => return Ok(VideoEnd::CannotLookUp),
+            Ok(FindOutcome::Unsupported) => {
+                // an answer too, and asking again brings no other
+                self.asked = Some(VideoStep::LookUp);
+                return Ok(VideoEnd::CannotLookUp);
+            }
             Err(error) => {
                 tracing::warn!(video = %self.video.lease.video, provider = %self.video.attempt.provider, %error, "looking a submission up failed; asking again");
                 self.rest = self.could_not_ask(&error).await?;

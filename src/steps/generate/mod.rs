@@ -34,7 +34,7 @@ use crate::providers::{self, Handle, Provider};
 /// The third worker that dies with a video is the last one.
 const DEADLY: u32 = 3;
 /// After its deadline an attempt is asked about once more, for as long as this, before it is given up: the time may have
-/// passed while nobody could ask.
+/// passed while nobody could ask. No longer than the attempt itself may take.
 const LAST_LOOK: Duration = Duration::from_secs(600);
 /// A claim older than this is not sent any more: somebody else may have taken the video for dead.
 const STALE_CLAIM: Duration = Duration::from_secs(4);
@@ -53,6 +53,8 @@ struct Attempt<'a> {
     video: ClaimedVideo,
     provider: Option<Arc<dyn Provider>>,
     deadline: Instant,
+    /// Until when it is asked about although its deadline has passed.
+    last_look: Instant,
     /// When it was certain for the last time that nobody else holds the video.
     claimed_at: Instant,
     /// From when on a submission that is not listed counts as not bought.
@@ -101,7 +103,7 @@ pub async fn generate(studio: Arc<Studio>, job: Job) {
 
 impl<'a> Attempt<'a> {
     fn new(studio: &'a Studio, video: ClaimedVideo, claimed_at: Instant) -> Attempt<'a> {
-        let (deadline, settled_at) = times(studio, &video.model, claimed_at, video.attempt.age);
+        let (deadline, last_look, settled_at) = times(studio, &video.model, claimed_at, video.attempt.age);
         // taken once: the account that gave a handle is asked about it, whatever the settings say by then
         let provider = studio.providers.get().get(&video.attempt.provider).cloned();
         let calls = provider.as_ref().is_some_and(|provider| provider.has_callbacks());
@@ -111,6 +113,7 @@ impl<'a> Attempt<'a> {
             ear: calls.then(|| studio.ears.listen(&video.attempt.provider, video.attempt.id)),
             mailbox_asked: None,
             deadline,
+            last_look,
             claimed_at,
             settled_at,
             handle: video.attempt.handle.clone().map(Handle),
@@ -141,7 +144,7 @@ impl<'a> Attempt<'a> {
     async fn run(mut self, job: Job) {
         let mut step = self.first_step();
         loop {
-            if step == VideoStep::Poll && self.handle_was_refused() {
+            if self.handle_was_refused(step).await {
                 step = VideoStep::LookUp;
             }
             let unprepared = tokio::select! {
@@ -187,7 +190,7 @@ impl<'a> Attempt<'a> {
             self.begin_to_send().await?;
         }
         let now = Instant::now();
-        let overdue = now >= self.deadline && (self.asked == Some(step) || now >= self.claimed_at + LAST_LOOK);
+        let overdue = now >= self.deadline && (self.asked == Some(step) || now >= self.last_look);
         let poisoned = self.video.deaths >= DEADLY;
         match step {
             VideoStep::Submit if poisoned => Ok(VideoEnd::Rejected(FailureClass::Poison)),
@@ -205,23 +208,28 @@ impl<'a> Attempt<'a> {
     }
 
     /// The handle went to another attempt, or was not taken by the database: whose job it is has to be looked up.
-    fn handle_was_refused(&mut self) -> bool {
+    async fn handle_was_refused(&mut self, step: VideoStep) -> bool {
         let Some(written) = &mut self.handle_written else { return false };
-        match written.try_recv() {
-            Err(oneshot::error::TryRecvError::Empty) => false,
-            Ok(Ok(Reply::HandleTaken) | Err(NotRecorded::Refused(_))) => {
-                self.handle_written = None;
-                self.handle = None;
-                if let Some(ear) = &mut self.ear {
-                    ear.forget_job();
-                }
-                true
+        let told = match step {
+            VideoStep::Submit | VideoStep::LookUp => return false,
+            VideoStep::Poll => match written.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => return false,
+                told => told.ok(),
+            },
+            // nobody's film is fetched before it is known whose it is
+            VideoStep::Store => written.await.ok(),
+        };
+        self.handle_written = None;
+        let refused = matches!(told, Some(Ok(Reply::HandleTaken) | Err(NotRecorded::Refused(_))));
+        if refused {
+            self.handle = None;
+            if let Some(ear) = &mut self.ear {
+                ear.forget_job();
             }
-            _ => {
-                self.handle_written = None;
-                false
-            }
+            // what was said of another's job is not said of this one
+            self.message = None;
         }
+        refused
     }
 
     /// This process stops: another one goes on, and no death is counted.
@@ -296,12 +304,12 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// The deadline of an attempt that was sent `age` before `now`, and from when on it counts as not bought if it is not listed:
-/// another worker's request may be accepted for as long as it may stay open.
-fn times(studio: &Studio, model: &str, now: Instant, age: Duration) -> (Instant, Instant) {
+/// The deadline of an attempt that was sent `age` before `now`, until when it is asked about all the same, and from when on it
+/// counts as not bought if it is not listed: another worker's request may be accepted for as long as it may stay open.
+fn times(studio: &Studio, model: &str, now: Instant, age: Duration) -> (Instant, Instant, Instant) {
     let deadline = studio.catalogue.get().model(model).map_or(DEFAULT_DEADLINE, |model| model.deadline);
     let settled = studio.timing.submit_timeout + studio.timing.lookup_settle;
-    (now + deadline.saturating_sub(age), now + settled.saturating_sub(age))
+    (now + deadline.saturating_sub(age), now + deadline.min(LAST_LOOK), now + settled.saturating_sub(age))
 }
 
 /// What the attempt row says afterwards.

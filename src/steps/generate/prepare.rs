@@ -82,7 +82,8 @@ impl Attempt<'_> {
         let asked_at = Instant::now();
         self.record_fenced(Transition::Sending { lease: self.video.lease.clone() }).await?;
         self.claimed_at = asked_at;
-        (self.deadline, self.settled_at) = times(self.studio, &self.video.model, asked_at, Duration::ZERO);
+        (self.deadline, self.last_look, self.settled_at) =
+            times(self.studio, &self.video.model, asked_at, Duration::ZERO);
         Ok(())
     }
 }

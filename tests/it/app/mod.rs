@@ -66,6 +66,8 @@ pub struct TestSettings {
     pub max_body_bytes: usize,
     pub webhook_timeout_secs: u64,
     pub submit_timeout_secs: u64,
+    /// Further lines of the section `[attempts]`.
+    pub more_attempts: &'static str,
     pub sweep_secs: u64,
     /// The lines of the section `[http]`.
     pub http: &'static str,
@@ -96,6 +98,7 @@ impl Default for TestSettings {
             max_body_bytes: 4 << 20,
             webhook_timeout_secs: 5,
             submit_timeout_secs: 5,
+            more_attempts: "",
             sweep_secs: 1,
             http: "",
             storage: None,
@@ -185,12 +188,14 @@ url = "{videos}"
 lookup_settle_secs = 2
 lookup_pause_ms = 100
 submit_timeout_secs = {submit_timeout_secs}
+{more_attempts}
 "#,
         data = dir.join("data").display(),
         port = settings.listen.unwrap_or(0),
         public_url = settings.listen.map_or(String::new(), |port| format!("public_url = \"http://127.0.0.1:{port}\"")),
         videos = settings.storage.map_or_else(|| dir.join("videos").display().to_string(), str::to_owned),
         more_storage = settings.more_storage,
+        more_attempts = settings.more_attempts,
         private = settings.allow_private_webhooks,
     );
     for (name, emulator) in accounts {

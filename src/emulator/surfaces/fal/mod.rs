@@ -53,12 +53,13 @@ async fn order(Path(model): Path<String>, request: &Request, body: Body, office:
     };
     match office.studio.create(|profile| fields.order(profile)) {
         Created::Invalid(fault) => fault.into_response(),
-        Created::Refused { fault, model } => super::refused_without_words(&fault, request, &office)
+        Created::Refused { fault, model, prompt } => super::refused_without_words((&fault, &prompt), request, &office)
             .unwrap_or_else(|| ApiFault::of_refusal(&fault, &model).into_response()),
         Created::Accepted { job, fault } => {
             office.callbacks.expect(&job, hook(request)).await;
             let outage = |status| ApiFault::outage(status).into_response();
-            super::created(&ticket(&job, &office), fault.as_ref(), request, &office, outage).await
+            let answer = (ticket(&job, &office), &*job.id, &*job.order.prompt);
+            super::created(answer, fault.as_ref(), request, &office, outage).await
         }
     }
 }
@@ -102,15 +103,15 @@ fn request_of(path: &str) -> Option<(&str, Option<&str>)> {
 }
 
 #[handler]
-async fn look(Path(path): Path<String>, office: Data<&Arc<Office>>) -> Response {
+async fn look(Path(path): Path<String>, request: &Request, office: Data<&Arc<Office>>) -> Response {
     match request_of(&path) {
-        Some((id, Some("status"))) => status(id, &office),
-        Some((id, None)) => result(id, &office),
+        Some((id, Some("status"))) => status(id, request, &office),
+        Some((id, None)) => result(id, request, &office),
         _ => ApiFault::plain(404, "Path not found.").into_response(),
     }
 }
 
-fn status(id: &str, office: &Office) -> Response {
+fn status(id: &str, request: &Request, office: &Office) -> Response {
     match office.studio.look(id) {
         Ok(job) => {
             let mut answer = ticket(&job, office);
@@ -118,11 +119,8 @@ fn status(id: &str, office: &Office) -> Response {
                 answer["error"] = json!(error);
                 answer["error_type"] = json!(kind);
             }
-            let mut response = office.json(&answer, job.hostile);
-            if status_word(&job) != "COMPLETED" {
-                response.set_status(StatusCode::ACCEPTED);
-            }
-            response
+            let status = if status_word(&job) == "COMPLETED" { 200 } else { 202 };
+            office.shown((status, &answer), &job.id, &job, request)
         }
         Err(NotSeen::Unknown) => ApiFault::plain(404, "Request not found.").into_response(),
         Err(NotSeen::Outage(status)) => ApiFault::outage(status).into_response(),
@@ -140,7 +138,7 @@ fn failure(job: &Sight) -> Option<(u16, &'static str, Option<&'static str>)> {
 }
 
 /// The model's own answer. Asking for it is no look at the queue, so that it does not count as a poll.
-fn result(id: &str, office: &Office) -> Response {
+fn result(id: &str, request: &Request, office: &Office) -> Response {
     let Some(job) = office.studio.glance(id) else {
         return ApiFault::plain(404, "Request not found.").into_response();
     };
@@ -152,12 +150,16 @@ fn result(id: &str, office: &Office) -> Response {
         (_, Some((422, ..))) => ApiFault::moderated(422).into_response(),
         (_, Some((status, ..))) => {
             let message = "The model could not make the video.";
-            ApiFault::of_field(status, &["body"], message, "internal_server_error").into_response()
+            let fault = ApiFault::of_field(status, &["body"], message, "internal_server_error");
+            match job.attack {
+                Some(_) => office.shown((status, &fault.body), &job.id, &job, request),
+                None => fault.into_response(),
+            }
         }
         (_, None) => {
             let url = format!("{}/files/{}", office.other_host, job.id);
             let video = json!({"url": url, "content_type": "video/mp4", "file_name": "output.mp4"});
-            office.json(&json!({"video": video, "seed": 7}), job.hostile)
+            office.shown((200, &json!({"video": video, "seed": 7})), &job.id, &job, request)
         }
     }
 }

@@ -98,7 +98,7 @@ async fn create(
     let manner = fields.manner();
     Ok(match office.studio.create(|profile| fields.order(profile)) {
         Created::Invalid(fault) => fault.into_response(),
-        Created::Refused { fault, model } => super::refused_without_words(&fault, request, &office)
+        Created::Refused { fault, model, prompt } => super::refused_without_words((&fault, &prompt), request, &office)
             .unwrap_or_else(|| ApiFault::of_refusal(&fault, &model).into_response()),
         Created::Accepted { job, fault } => {
             if manner.inline {
@@ -108,8 +108,9 @@ async fn create(
             office.callbacks.expect(&job, hook).await;
             let job = if manner.background { job } else { finished(job, &office).await };
             let answer = interaction(&job, film_of(&job, &office, &inline).await?);
+            let answer = (answer, &*job.id, &*job.order.prompt);
             let outage = |status| ApiFault::outage(status).into_response();
-            super::created(&answer, fault.as_ref(), request, &office, outage).await
+            super::created(answer, fault.as_ref(), request, &office, outage).await
         }
     })
 }
@@ -129,11 +130,15 @@ async fn finished(mut job: Sight, office: &Office) -> Sight {
 #[handler]
 async fn look(
     Path(id): Path<String>,
+    request: &Request,
     office: Data<&Arc<Office>>,
     inline: Data<&Arc<InlineJobs>>,
 ) -> poem::Result<Response> {
     Ok(match office.studio.look(&id) {
-        Ok(job) => office.json(&interaction(&job, film_of(&job, &office, &inline).await?), job.hostile),
+        Ok(job) => {
+            let answer = interaction(&job, film_of(&job, &office, &inline).await?);
+            office.shown((200, &answer), &job.id, &job, request)
+        }
         Err(NotSeen::Unknown) => ApiFault::unknown_id().into_response(),
         Err(NotSeen::Outage(status)) => ApiFault::outage(status).into_response(),
     })
@@ -171,7 +176,7 @@ async fn file(Path(name): Path<String>, request: &Request, office: Data<&Arc<Off
         return Ok(content::redirect(detour, id, request.original_uri().path(), &office));
     }
     match office.studio.download(id, true) {
-        Ok(download) => content::respond(download, &office).await,
+        Ok(download) => content::respond(download, request, &office).await,
         Err(NoFile::Missing) => Ok(ApiFault::new(404, "not_found", "The file is not available.").into_response()),
         Err(_) => Ok(no_file()),
     }

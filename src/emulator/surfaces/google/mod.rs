@@ -150,7 +150,7 @@ async fn get_object(
         return Ok(content::redirect(detour, id, &here, &office));
     }
     match office.studio.download(id, true) {
-        Ok(download) => content::respond(download, &office).await,
+        Ok(download) => content::respond(download, request, &office).await,
         Err(NoFile::Unknown | NoFile::NotReady { .. } | NoFile::Expired | NoFile::Missing) => {
             Ok(errors::answer(404, "No such object.", &[]))
         }

@@ -66,21 +66,22 @@ async fn create_video(request: &Request, body: Body, office: Data<&Arc<Office>>)
     };
     match office.studio.create(|profile| fields.order(profile)) {
         Created::Invalid(fault) => fault.into_response(),
-        Created::Refused { fault, model } => super::refused_without_words(&fault, request, &office)
+        Created::Refused { fault, model, prompt } => super::refused_without_words((&fault, &prompt), request, &office)
             .unwrap_or_else(|| ApiFault::of_refusal(&fault, &model).into_response()),
         Created::Accepted { job, fault } => {
             office.callbacks.expect(&job, office.callbacks.project_hook()).await;
             let outage = |status| ApiFault::outage(status).into_response();
-            let answer = super::created(&video_object(&job), fault.as_ref(), request, &office, outage).await;
+            let answer = (video_object(&job), &*job.id, &*job.order.prompt);
+            let answer = super::created(answer, fault.as_ref(), request, &office, outage).await;
             with_poll_hint(answer, &office)
         }
     }
 }
 
 #[handler]
-async fn retrieve_video(Path(id): Path<String>, office: Data<&Arc<Office>>) -> Response {
+async fn retrieve_video(Path(id): Path<String>, request: &Request, office: Data<&Arc<Office>>) -> Response {
     match office.studio.look(&id) {
-        Ok(job) => with_poll_hint(office.json(&video_object(&job), job.hostile), &office),
+        Ok(job) => with_poll_hint(office.shown((200, &video_object(&job)), &job.id, &job, request), &office),
         Err(NotSeen::Unknown) => ApiFault::video_not_found(&id).into_response(),
         Err(NotSeen::Outage(status)) => ApiFault::outage(status).into_response(),
     }
@@ -159,7 +160,7 @@ async fn download_video(
         return Ok(content::redirect(detour, &id, request.original_uri().path(), &office));
     }
     match office.studio.download(&id, is_video) {
-        Ok(download) if is_video => content::respond(download, &office).await,
+        Ok(download) if is_video => content::respond(download, request, &office).await,
         Ok(download) => content::picture(&download, &office).await,
         Err(reason) => Ok(no_file(reason, &id).into_response()),
     }

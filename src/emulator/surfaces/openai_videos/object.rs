@@ -80,6 +80,7 @@ mod tests {
             sparse: false,
             hostile: None,
             callback: None,
+            attack: None,
         }
     }
 

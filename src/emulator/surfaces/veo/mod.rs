@@ -53,7 +53,7 @@ async fn gemini(
             Some((model, "predictLongRunning")) => create(Flavour::Gemini, model, request, body, &office).await,
             _ => Ok(unknown_path()),
         },
-        (&Method::GET, ["models", _, "operations", id]) => look(Flavour::Gemini, id, &path, &office).await,
+        (&Method::GET, ["models", _, "operations", id]) => look(Flavour::Gemini, (id, &path), request, &office).await,
         (&Method::GET, ["files", call]) => match call.split_once(':') {
             Some((id, "download")) => Ok(send_to_file(&job_id(id), request, &office)),
             _ => Ok(unknown_path()),
@@ -84,7 +84,7 @@ async fn vertex(
             let asked = json_of(body).await.unwrap_or_default();
             let name = asked["operationName"].as_str().unwrap_or_default();
             match name.rsplit_once(&format!("/models/{model}/operations/")) {
-                Some((_, id)) => look(Flavour::Vertex, id, name, &office).await,
+                Some((_, id)) => look(Flavour::Vertex, (id, name), request, &office).await,
                 None => Ok(errors::answer(400, "The operation is not one of this model.", &[])),
             }
         }
@@ -125,9 +125,8 @@ async fn create(
     };
     Ok(match office.studio.create(|profile| request::order(flavour, model, &asked, profile)) {
         Created::Invalid(answer) => answer,
-        Created::Refused { fault, model } => {
-            super::refused_without_words(&fault, request, office).unwrap_or_else(|| errors::of_refusal(&fault, &model))
-        }
+        Created::Refused { fault, model, prompt } => super::refused_without_words((&fault, &prompt), request, office)
+            .unwrap_or_else(|| errors::of_refusal(&fault, &model)),
         Created::Accepted { job, fault } => {
             let hook = Hook::of_google(asked.get("webhookConfig"), Form::GoogleVideo);
             office.callbacks.expect(&job, hook).await;
@@ -136,12 +135,17 @@ async fn create(
             let above = if flavour == Flavour::Vertex { path.split_once("/models/") } else { None };
             let above = above.map(|(above, _)| format!("{above}/")).unwrap_or_default();
             let answer = json!({"name": format!("{above}models/{model}/operations/{id}")});
-            super::created(&answer, fault.as_ref(), request, office, errors::outage).await
+            super::created((answer, id, &job.order.prompt), fault.as_ref(), request, office, errors::outage).await
         }
     })
 }
 
-async fn look(flavour: Flavour, id: &str, name: &str, office: &Office) -> poem::Result<Response> {
+async fn look(
+    flavour: Flavour,
+    (id, name): (&str, &str),
+    request: &Request,
+    office: &Office,
+) -> poem::Result<Response> {
     let job = match office.studio.look(&job_id(id)) {
         Ok(job) => job,
         Err(NotSeen::Unknown) => return Ok(errors::answer(404, "Operation not found.", &[])),
@@ -151,7 +155,7 @@ async fn look(flavour: Flavour, id: &str, name: &str, office: &Office) -> poem::
         Flavour::Gemini => operation::of_gemini(name, id, &job, office),
         Flavour::Vertex => operation::of_vertex(name, &job, office).await?,
     };
-    Ok(office.json(&answer, job.hostile))
+    Ok(office.shown((200, &answer), id, &job, request))
 }
 
 /// The Gemini API never gives out a file itself.

@@ -9,14 +9,14 @@ use futures_util::stream;
 use poem::{Body, Response};
 use serde_json::{Value, json};
 
-use super::journal::Journal;
-use super::script::Hostile;
+use super::super::journal::Journal;
+use super::super::script::Hostile;
 
 const DEEP: usize = 100_000;
 const PIECE: &[u8] = &[b'x'; 64 * 1024];
 
 /// `value` as it is, or in the form that a fault asks for.
-pub(super) fn json_answer(value: &Value, form: Option<Hostile>, journal: &Arc<Journal>) -> Response {
+pub(in super::super) fn json_answer(value: &Value, form: Option<Hostile>, journal: &Arc<Journal>) -> Response {
     let answer = Response::builder().content_type("application/json");
     match form {
         None => answer.body(value.to_string()),
@@ -30,7 +30,7 @@ pub(super) fn json_answer(value: &Value, form: Option<Hostile>, journal: &Arc<Jo
 }
 
 /// `first`, and then the same piece for ever. The journal counts what the client takes.
-pub(super) fn endless(first: Bytes, journal: &Arc<Journal>) -> Body {
+pub(in super::super) fn endless(first: Bytes, journal: &Arc<Journal>) -> Body {
     let journal = Arc::clone(journal);
     let pieces = stream::unfold(Some(first), move |first| {
         let piece = first.unwrap_or(Bytes::from_static(PIECE));
@@ -44,12 +44,41 @@ pub(super) fn endless(first: Bytes, journal: &Arc<Journal>) -> Body {
 }
 
 /// Changes every value that is no object and no list.
-fn each_value(value: &Value, change: &dyn Fn(&Value) -> Value) -> Value {
-    match value {
-        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), each_value(value, change))).collect(),
-        Value::Array(items) => items.iter().map(|item| each_value(item, change)).collect(),
-        plain => change(plain),
+pub(super) fn each_value(value: &Value, change: &dyn Fn(&Value) -> Value) -> Value {
+    map_values(value, &|plain| Some(change(plain)))
+}
+
+/// The same, and leaves out what becomes `None`.
+pub(super) fn map_values(value: &Value, change: &dyn Fn(&Value) -> Option<Value>) -> Value {
+    fn mapped(value: &Value, change: &dyn Fn(&Value) -> Option<Value>) -> Option<Value> {
+        match value {
+            Value::Object(fields) => {
+                let kept = fields.iter().filter_map(|(key, value)| Some((key.clone(), mapped(value, change)?)));
+                Some(kept.collect())
+            }
+            Value::Array(items) => Some(items.iter().filter_map(|item| mapped(item, change)).collect()),
+            plain => change(plain),
+        }
     }
+    mapped(value, change).unwrap_or(Value::Null)
+}
+
+/// Changes every field by its key, as text.
+pub(super) fn each_key(value: &Value, change: &dyn Fn(&str, &Value) -> Value) -> String {
+    fn changed(value: &Value, change: &dyn Fn(&str, &Value) -> Value) -> Value {
+        match value {
+            Value::Object(fields) => {
+                let fields = fields.iter().map(|(key, value)| match change(key, value) {
+                    same if same == *value => (key.clone(), changed(value, change)),
+                    other => (key.clone(), other),
+                });
+                fields.collect()
+            }
+            Value::Array(items) => items.iter().map(|item| changed(item, change)).collect(),
+            plain => plain.clone(),
+        }
+    }
+    changed(value, change).to_string()
 }
 
 fn wrong(value: &Value) -> Value {
