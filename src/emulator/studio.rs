@@ -145,11 +145,10 @@ impl Studio {
     /// The id of the first job of the same model, spelled like `id`.
     pub(super) fn first_id(&self, id: &str) -> String {
         let memory = self.memory();
-        let whole = format!("video_{}", id.trim_start_matches("video_"));
-        let its = memory.by_id.get(whole.as_str()).and_then(|position| memory.jobs.get(*position));
-        let first = its.and_then(|its| memory.jobs.iter().find(|job| job.order.model == its.order.model));
-        let first = first.map(|job| job.id.to_string()).unwrap_or_default();
-        if id.starts_with("video_") { first } else { first.trim_start_matches("video_").to_owned() }
+        let bare = id.trim_start_matches("video_");
+        let model = memory.jobs.iter().find(|job| job.id.ends_with(bare)).map(|job| &job.order.model);
+        let first = memory.jobs.iter().find(|job| Some(&job.order.model) == model);
+        id.replace(bare, first.map_or("", |job| job.id.trim_start_matches("video_")))
     }
 
     pub(super) fn delete(&self, id: &str) -> Result<(), NotDeleted> {
@@ -387,9 +386,7 @@ fn page_of<'a>(jobs: impl Iterator<Item = &'a Job>, limit: usize, now_ms: u64) -
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest.as_ref());
-    hash
+    std::array::from_fn(|at| digest.as_ref()[at])
 }
 
 fn prompt_key(prompt_sha256: &[u8; 32]) -> u64 {

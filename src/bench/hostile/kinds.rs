@@ -46,11 +46,6 @@ impl Vendor {
             Vendor::Fal => "fal",
         }
     }
-
-    /// Whether an order whose answer was lost can be found.
-    fn has_list(self) -> bool {
-        self == Vendor::Openai
-    }
 }
 
 /// A kind of hostility at one vendor.
@@ -74,7 +69,8 @@ pub enum Fate {
     Harmless,
     /// The provider refused the order in so many words: nothing was bought.
     Refused,
-    /// The order was taken and its answer is of no use: nobody can tell whether a video was made. One may be billed to us.
+    /// The order was taken and its answer is of no use. A list or a callback may find the job; where neither does, nobody can
+    /// tell whether a video was made, and one may be billed to us.
     Unknown,
     /// The order was taken and no film came of it: each of up to three attempts may be billed to us.
     Broken,
@@ -86,14 +82,14 @@ impl Fate {
         match self {
             Fate::Harmless => "charged once if it was stored, refunded if not",
             Fate::Refused => "refunded; nothing was bought",
-            Fate::Unknown => "refunded; the provider may bill one video to us",
+            Fate::Unknown => "charged once if it was found and stored; else refunded, and one may be billed to us",
             Fate::Broken => "refunded; the provider may bill each attempt to us",
         }
     }
 
     /// A film must not come of it.
     pub fn must_fail(self) -> bool {
-        self != Fate::Harmless
+        matches!(self, Fate::Refused | Fate::Broken)
     }
 }
 
@@ -117,6 +113,8 @@ const fn broken(classes: &'static [FailureClass]) -> Expected {
 const fn refused(classes: &'static [FailureClass]) -> Expected {
     Expected { fate: Fate::Refused, classes }
 }
+/// Found by list or callback, it may still run out of time.
+const LOST: Expected = Expected { fate: Fate::Unknown, classes: &[OutcomeUnknown, Network, Timeout] };
 /// Nobody ever learns how far the job is.
 const UNREADABLE: Expected = broken(&[Timeout]);
 /// A file came that is no film.
@@ -152,20 +150,11 @@ impl Kind {
     pub fn expected(self) -> Expected {
         match self.attack {
             Attack::Create(answer) => self.of_create(answer),
-            Attack::CreateWire(_) => self.lost(),
+            Attack::CreateWire(_) => LOST,
             Attack::Poll(answer) => self.of_poll(answer),
             Attack::PollWire(_) => UNREADABLE,
             Attack::Link(link) => self.of_link(link),
             Attack::File(asset) => of_file(asset),
-        }
-    }
-
-    /// Where there is a list, the job is found in it and all is well.
-    fn lost(self) -> Expected {
-        match self.vendor.has_list() {
-            // found late, it may run out of time
-            true => Expected { fate: Fate::Harmless, classes: &[OutcomeUnknown, Network, Timeout] },
-            false => Expected { fate: Fate::Unknown, classes: &[OutcomeUnknown] },
         }
     }
 
@@ -176,16 +165,14 @@ impl Kind {
             Answer::RetryAfterHuge | Answer::RetryAfterNegative | Answer::RetryAfterPast => PASSING,
             Answer::Unauthorized => refused(&[Auth]),
             Answer::Words | Answer::LongWords | Answer::NestedError => refused(&[InvalidInput]),
-            // found in the list, where there is one, when its handle turns out to be the first attempt's
-            Answer::IdWithDots if self.vendor == Vendor::Openai => {
-                Expected { fate: Fate::Harmless, classes: &[ProviderFault, OutcomeUnknown] }
+            // an operation's name has a form, so that Veo's is refused; elsewhere it is a job that nobody knows, and the next
+            // time it is the first attempt's
+            Answer::IdWithDots if self.vendor != Vendor::Veo => {
+                Expected { fate: Fate::Unknown, classes: &[ProviderFault, OutcomeUnknown] }
             }
-            // an operation's name has a form, so that Veo's is refused; elsewhere it is a job that nobody knows
-            // (the second time it is the first attempt's, so that nobody can tell)
-            Answer::IdWithDots if self.vendor != Vendor::Veo => broken(&[ProviderFault, OutcomeUnknown]),
             // the database knows whose job it is; where it was nobody's, the provider's word stands
             Answer::ForeignId => Expected { fate: Fate::Harmless, classes: &[OutcomeUnknown, ProviderFault] },
-            _ => self.lost(),
+            _ => LOST,
         }
     }
 
