@@ -19,6 +19,7 @@ mod hostile;
 mod house;
 mod images;
 mod ledger;
+mod likeness;
 mod routes;
 mod server;
 mod storage;

@@ -3,7 +3,8 @@
 //! that there was no callback says nothing.
 //!
 //! Where jobs can only be told apart by what is alike, none is adopted whose image may be another order's: equal prompts with
-//! different images are the rule, and no list tells of images.
+//! different images are the rule, and no list tells of images. A job that is alone, with no other order like it whose own
+//! job is still to be found, is this one's.
 
 use chrono::{TimeDelta, Utc};
 use freezeframe_workflows::video::{VideoEnd, VideoStep};
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use super::{Attempt, LeaseLost};
 use crate::engine::recorder::NotRecorded;
 use crate::providers::{Candidate, FindOutcome, Handle};
-use crate::steps::record::{Reply, Transition, handles_of_others, rivals_with_images};
+use crate::steps::record::{Reply, Transition, handles_of_others, rivals};
 
 /// How far a provider's clock may differ from the database's.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(120);
@@ -43,25 +44,24 @@ impl Attempt<'_> {
         };
         self.asked = Some(VideoStep::LookUp);
         let marked = provider.capabilities().marks_orders;
-        Ok(match self.adopt(candidates, marked).await? {
-            Adopted::Yes => VideoEnd::Found,
-            Adopted::No if settled => VideoEnd::NotBought,
-            Adopted::Doubtful if settled => VideoEnd::CannotLookUp,
-            Adopted::No | Adopted::Doubtful => VideoEnd::NotFoundYet,
-        })
+        Ok(end_of_look(self.adopt(candidates, marked).await?, settled))
     }
 
     /// Takes the first job that no other attempt owns. The database has the last word: a handle belongs to one attempt.
     pub(super) async fn adopt(&mut self, candidates: Vec<Candidate>, marked: bool) -> Result<Adopted, LeaseLost> {
         let handles: Vec<String> = candidates.iter().map(|c| c.handle.0.clone()).collect();
-        let Ok(owned) =
-            handles_of_others(&self.studio.db, &self.video.lease, &self.video.attempt.provider, &handles).await
-        else {
-            return Ok(Adopted::No);
+        let others = handles_of_others(&self.studio.db, &self.video.lease, &self.video.attempt.provider, &handles);
+        let owned = match others.await {
+            Ok(owned) => owned,
+            Err(error) => return Ok(self.could_not_tell(&error)),
         };
         let mut free: Vec<String> = handles.into_iter().filter(|handle| !owned.contains(handle)).collect();
-        if !free.is_empty() && !marked && self.image_is_doubtful().await {
-            return Ok(Adopted::Doubtful);
+        if !free.is_empty() && !marked {
+            match self.image_is_doubtful(free.len()).await {
+                Ok(false) => {}
+                Ok(true) => return Ok(Adopted::Doubtful),
+                Err(error) => return Ok(self.could_not_tell(&error)),
+            }
         }
         // equal prompts have equal candidates: not everybody begins with the same
         let start = self.video.attempt.id.ulid().random() as usize % free.len().max(1);
@@ -83,14 +83,30 @@ impl Attempt<'_> {
         Ok(Adopted::No)
     }
 
-    /// Whether a job that looks like ours may have been made from another image.
-    async fn image_is_doubtful(&self) -> bool {
-        if self.video.reference_image.is_some() {
-            return true;
+    /// Whether a job that looks like ours may have been made from another image; `free` are those that nobody owns.
+    async fn image_is_doubtful(&self, free: usize) -> Result<bool, sqlx::Error> {
+        let ours = self.video.reference_image.is_some();
+        if ours && free > 1 {
+            return Ok(true);
         }
-        let rivals =
-            rivals_with_images(&self.studio.db, &self.video.lease, &self.video.attempt.provider, &self.video.prompt);
-        rivals.await.unwrap_or(true)
+        let attempt = &self.video.attempt;
+        // from an image of its own, any rival is one too many; without one, those that have one
+        rivals(&self.studio.db, &self.video.lease, (&attempt.provider, &self.video.prompt), !ours).await
+    }
+
+    fn could_not_tell(&self, error: &sqlx::Error) -> Adopted {
+        tracing::warn!(video = %self.video.lease.video, attempt = %self.video.attempt.id, %error, "the jobs found cannot be told from those of others now; looking again");
+        Adopted::CouldNotTell
+    }
+}
+
+/// What a look came to; `settled` when a job that is not there by now was not bought.
+fn end_of_look(adopted: Adopted, settled: bool) -> VideoEnd {
+    match adopted {
+        Adopted::Yes => VideoEnd::Found,
+        Adopted::No if settled => VideoEnd::NotBought,
+        Adopted::Doubtful if settled => VideoEnd::CannotLookUp,
+        Adopted::No | Adopted::Doubtful | Adopted::CouldNotTell => VideoEnd::NotFoundYet,
     }
 }
 
@@ -101,4 +117,25 @@ pub(super) enum Adopted {
     No,
     /// One of them may be ours, or another order's with another image.
     Doubtful,
+    /// Nothing was learned about them.
+    CouldNotTell,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_look_after_the_settle_window_says_that_nothing_was_bought() {
+        for (adopted, late) in [
+            (Adopted::Yes, VideoEnd::Found),
+            (Adopted::No, VideoEnd::NotBought),
+            (Adopted::Doubtful, VideoEnd::CannotLookUp),
+            (Adopted::CouldNotTell, VideoEnd::NotFoundYet),
+        ] {
+            assert_eq!(end_of_look(adopted, true), late, "{adopted:?}");
+            let early = if adopted == Adopted::Yes { VideoEnd::Found } else { VideoEnd::NotFoundYet };
+            assert_eq!(end_of_look(adopted, false), early, "{adopted:?}");
+        }
+    }
 }

@@ -156,7 +156,7 @@ impl<'a> Attempt<'a> {
                 Some(end) => Ok(end),
                 None => tokio::select! {
                     // a submission under way is waited for: its answer decides whether something was bought
-                    () = job.stopping(), if step != VideoStep::Submit => return self.hand_over(job).await,
+                    () = job.stopping(), if step != VideoStep::Submit => return self.stop(job).await,
                     ended = self.act(step) => ended,
                 },
             };
@@ -230,6 +230,14 @@ impl<'a> Attempt<'a> {
             self.message = None;
         }
         refused
+    }
+
+    /// This process stops in the middle of a step. What is stored by then is a success, whatever else was under way.
+    async fn stop(self, job: Job) {
+        match self.stored {
+            Some(_) => self.close(job, VideoEnd::Stored, VideoNext::Succeed).await,
+            None => self.hand_over(job).await,
+        }
     }
 
     /// This process stops: another one goes on, and no death is counted.

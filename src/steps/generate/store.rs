@@ -33,9 +33,11 @@ impl Attempt<'_> {
         self.asked = Some(VideoStep::Store);
         match copied {
             Ok(Ok((key, stored))) => {
-                let thumbnail = self.thumbnail(&*provider, &output, &key).await;
                 let (bytes, sha256) = (stored.bytes, stored.sha256);
-                self.stored = Some(Output { key: key.to_string(), bytes, sha256, thumbnail });
+                // before anything else: a process that stops now has made this video
+                self.stored = Some(Output { key: key.to_string(), bytes, sha256, thumbnail: None });
+                let thumbnail = self.thumbnail(&*provider, &output, &key).await;
+                self.stored.iter_mut().for_each(|stored| stored.thumbnail = thumbnail);
                 Ok(VideoEnd::Stored)
             }
             Ok(Err((class, message))) => {

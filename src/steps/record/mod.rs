@@ -152,26 +152,30 @@ pub async fn handles_of_others(
     Ok(owned.into_iter().collect())
 }
 
-/// Whether an order of the same prompt with a reference image may have a job at this account that nobody owns yet.
+/// Whether another order of the same prompt may have a job at this account that nobody owns yet; `with_images` asks only for
+/// orders that start from an image.
 ///
 /// # Errors
 /// The database's.
-pub async fn rivals_with_images(
+pub async fn rivals(
     db: &Database,
     lease: &Lease,
-    provider: &str,
-    prompt: &str,
+    (provider, prompt): (&str, &str),
+    with_images: bool,
 ) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select exists (
                select from attempts a join videos v on v.id = a.video_id
-               where a.provider = $1 and a.handle is null and v.reference_image is not null and v.prompt = $2
-                   and a.video_id <> $3
-                   and (a.finished_at is null or a.state = 'unresolved' and a.finished_at > now() - interval '1 hour')
+               where a.provider = $1 and a.handle is null and (v.reference_image is not null or not $4) and v.prompt = $2
+                   and not (a.video_id = $3 and a.n = $5)
+                   and (a.finished_at is null and a.unsent is not true
+                       or a.state = 'unresolved' and a.finished_at > now() - interval '1 hour')
            ) as "rivals!""#,
         provider,
         prompt,
         lease.video as VideoId,
+        with_images,
+        lease.attempt,
     )
     .fetch_one(db.pool())
     .await
