@@ -101,9 +101,7 @@ pub struct Expected {
     pub classes: &'static [FailureClass],
 }
 
-use FailureClass::{
-    Auth, Expired, InvalidInput, Network, OutcomeUnknown, ProviderFault, RateLimited, StorageFault, Timeout,
-};
+use FailureClass::{Auth, Expired, InvalidInput, Network, OutcomeUnknown, ProviderFault, RateLimited, Timeout};
 
 /// It passes, unless the attempt's time is over before.
 const PASSING: Expected = Expected { fate: Fate::Harmless, classes: &[RateLimited, Timeout, ProviderFault] };
@@ -120,7 +118,7 @@ const UNREADABLE: Expected = broken(&[Timeout]);
 /// A file came that is no film.
 const NO_FILM: Expected = broken(&[ProviderFault]);
 /// The file cannot be had.
-const NO_FILE: Expected = broken(&[StorageFault]);
+const NO_FILE: Expected = broken(&[ProviderFault]);
 
 impl Kind {
     /// Each kind once (`round` 0), with the vendors taking turns; every further round has the next vendor for each.
@@ -192,12 +190,12 @@ impl Kind {
         match link {
             Link::Changing => PASSING,
             // a job without a film that can be read may still be under way
-            Link::Missing => broken(&[StorageFault, Timeout]),
+            Link::Missing => broken(&[ProviderFault, Timeout]),
             Link::Data | Link::File if self.vendor == Vendor::Fal => UNREADABLE,
             Link::Data | Link::File | Link::Metadata | Link::UserInfo | Link::Circle | Link::Chain => NO_FILM,
             Link::Control => NO_FILM,
             Link::LocalPort => NO_FILE,
-            Link::Long | Link::NoUrl => broken(&[StorageFault, ProviderFault, Timeout]),
+            Link::Long | Link::NoUrl => broken(&[ProviderFault, Timeout]),
             // a 403 of the provider itself is taken for a refused account
             Link::Forbidden if self.vendor == Vendor::Openai => broken(&[Auth]),
             Link::Forbidden | Link::Gone => broken(&[Expired]),
@@ -210,8 +208,8 @@ fn of_file(asset: Asset) -> Expected {
         Asset::WrongType | Asset::Another => PASSING,
         // boxes are not looked into
         Asset::DeepBoxes => PASSING,
-        Asset::Short | Asset::Dripped | Asset::Stalled | Asset::Partial => broken(&[StorageFault, ProviderFault]),
-        Asset::Streamed => broken(&[ProviderFault, StorageFault]),
+        Asset::Short | Asset::Dripped | Asset::Stalled | Asset::Partial => NO_FILE,
+        Asset::Streamed => NO_FILE,
         _ => NO_FILM,
     }
 }

@@ -66,6 +66,8 @@ struct Attempt<'a> {
     before_account: bool,
     ready: Option<providers::Output>,
     stored: Option<Output>,
+    /// Why the last copy was not made.
+    copy_failed: Option<FailureClass>,
     /// What went wrong last, in words for the customer.
     message: Option<String>,
     /// The provider's wish for a pause, where it is this video's to wait for.
@@ -121,6 +123,7 @@ impl<'a> Attempt<'a> {
             before_account: false,
             ready: None,
             stored: None,
+            copy_failed: None,
             message: None,
             retry_after: None,
             rest: Duration::ZERO,
@@ -199,7 +202,8 @@ impl<'a> Attempt<'a> {
                 Ok(VideoEnd::Rejected(FailureClass::Network))
             }
             VideoStep::Submit => self.submit().await,
-            VideoStep::LookUp | VideoStep::Poll | VideoStep::Store if overdue => Ok(VideoEnd::DeadlinePassed),
+            VideoStep::LookUp | VideoStep::Poll if overdue => Ok(VideoEnd::DeadlinePassed),
+            VideoStep::Store if overdue => Ok(self.copy_overdue()),
             VideoStep::LookUp => self.look_up().await,
             VideoStep::Poll if poisoned => Ok(VideoEnd::ProviderFailed(FailureClass::Poison)),
             VideoStep::Poll => self.poll().await,

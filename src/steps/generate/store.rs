@@ -43,9 +43,19 @@ impl Attempt<'_> {
             Ok(Err((class, message))) => {
                 tracing::warn!(video = %self.video.lease.video, provider = %self.video.attempt.provider, failure = class.name(), %message, "a finished video could not be stored");
                 self.message = Some(message);
+                self.copy_failed = Some(class);
                 Ok(VideoEnd::StoreFailed(class))
             }
-            Err(_) => Ok(VideoEnd::DeadlinePassed),
+            Err(_) => Ok(self.copy_overdue()),
+        }
+    }
+
+    /// The copy was not made in time. Where the provider's side was what failed last, it delivered nothing: our own store is
+    /// not to blame.
+    pub(super) fn copy_overdue(&self) -> VideoEnd {
+        match self.copy_failed {
+            Some(FailureClass::Network) => VideoEnd::StoreFailed(FailureClass::ProviderFault),
+            _ => VideoEnd::DeadlinePassed,
         }
     }
 }
