@@ -66,6 +66,9 @@ struct HttpArgs {
 
 #[derive(Args)]
 struct HostileArgs {
+    /// Only kinds whose name has this in it, such as "fal" or "poll:"; with ! before it, all but these
+    #[arg(long, default_value = "all")]
+    kinds: String,
     /// Hostile videos; the kinds take turns [default: two of each kind]
     #[arg(long)]
     hostile: Option<usize>,
@@ -102,7 +105,7 @@ async fn http(config: Config, args: HttpArgs) -> Result<ExitCode> {
 async fn hostile(config: Config, args: HostileArgs) -> Result<ExitCode> {
     let hostile = args.hostile.unwrap_or(2 * hostile::Kind::round(0).len());
     ensure!(hostile > 0 && args.honest > 0 && args.rounds > 0, "a bench needs hostile and honest videos and a round");
-    let bench = HostileBench { hostile, honest: args.honest, rounds: args.rounds };
+    let bench = HostileBench { kinds: args.kinds, hostile, honest: args.honest, rounds: args.rounds };
     let report = hostile::run_hostile(&config, bench).await?;
     output::line(&if args.json { serde_json::to_string(&report)? } else { hostile_tables(&report) })?;
     let good = report.is_sound() && (!args.assert || report.is_within_bounds());

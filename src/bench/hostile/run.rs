@@ -34,8 +34,10 @@ const SAMPLE: Duration = Duration::from_millis(100);
 const SECRET: &str = "the secret plan of this customer, which nobody may quote to anybody else";
 
 /// What is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct HostileBench {
+    /// `all`, or the kinds whose name has this in it; with `!` before it those whose name has not.
+    pub kinds: String,
     /// Hostile videos; the kinds take turns.
     pub hostile: usize,
     /// Honest videos of one batch.
@@ -70,7 +72,14 @@ async fn run_on(store: &Store, dir: &Path, bench: HostileBench) -> Result<Hostil
         alone.push(stage.round(bench.honest).await?);
     }
     let steady = memory.steady().await;
-    let kinds: Vec<Kind> = (0..).flat_map(Kind::round).take(bench.hostile).collect();
+    let wanted = |kind: &Kind| match bench.kinds.strip_prefix('!') {
+        Some(unwanted) => !kind.to_string().contains(unwanted),
+        None => bench.kinds == "all" || kind.to_string().contains(&bench.kinds),
+    };
+    // every vendor has had every kind after so many rounds
+    let all: Vec<Kind> = (0..Vendor::ALL.len()).flat_map(Kind::round).filter(wanted).collect();
+    ensure!(!all.is_empty(), "no kind is called like {:?}", bench.kinds);
+    let kinds: Vec<Kind> = all.into_iter().cycle().take(bench.hostile).collect();
     stage.script(&kinds).await?;
     let began = Instant::now();
     let batch = stage.hostile.order(&kinds.iter().map(hostile_item).collect::<Vec<_>>()).await?;

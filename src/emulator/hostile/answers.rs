@@ -18,6 +18,8 @@ const LONG_ID_BYTES: usize = 1 << 20;
 const REFUSED_POLLS: u32 = 3;
 /// Creates that are refused before one is taken.
 const REFUSED_CREATES: u32 = 2;
+/// Stands for the long words until the answer is a text.
+const LONG_MARK: &str = "@long@";
 /// Made once: it takes a while, and is asked for often.
 static LONG_WORDS: LazyLock<String> = LazyLock::new(|| "Ä <b>long</b> ".repeat(LONG_WORDS_BYTES / 15));
 /// What progress may be.
@@ -170,7 +172,7 @@ impl Answer {
             Answer::Unauthorized if scene.polls > REFUSED_POLLS => None,
             Answer::Unauthorized => refused(401, "www-authenticate: Basic realm=\"x\"\r\n"),
             Answer::Words => failing(scene, &json!(words_of(scene.prompt, office.studio.key()))),
-            Answer::LongWords => failing(scene, &json!(*LONG_WORDS)),
+            Answer::LongWords => failing(scene, &json!(LONG_MARK)),
             Answer::NestedError => failing(scene, &json!([[{"error": {"message": [{"message": {"a": null}}]}}], 7])),
             Answer::UnknownWord => told(each_key(scene.answer, &|key, value| match key {
                 "status" => json!("\u{1b}[2Jtranscending <b>"),
@@ -191,7 +193,7 @@ impl Answer {
 fn failing(scene: &Scene<'_>, message: &Value) -> Option<Script> {
     if scene.polls == 0 {
         let error = json!({"error": {"code": "invalid_value", "message": message}, "detail": message});
-        return Some(raw::json(400, error.to_string()));
+        return Some(raw::json(400, error.to_string().replace(LONG_MARK, &LONG_WORDS)));
     }
     if !scene.finished {
         return None;
@@ -201,7 +203,7 @@ fn failing(scene: &Scene<'_>, message: &Value) -> Option<Script> {
         "error" if value.is_string() => message.clone(),
         _ => value.clone(),
     });
-    Some(raw::json(scene.status, text))
+    Some(raw::json(scene.status, text.replace(LONG_MARK, &LONG_WORDS)))
 }
 
 fn words_of(prompt: &str, key: &str) -> String {
