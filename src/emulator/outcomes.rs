@@ -7,7 +7,7 @@ use super::script::{Fault, OddPicture};
 
 /// A create that broke the protocol's rules: the surface's own answer, and what the book has to know.
 pub(super) struct Invalid<A> {
-    pub(super) answer: A,
+    pub(super) answer: Box<A>,
     pub(super) model: Option<String>,
     /// See [`Totals::refused`](super::book::Totals::refused).
     pub(super) kind: &'static str,

@@ -92,7 +92,7 @@ impl Studio {
             Ok(read) => read,
             Err(invalid) => {
                 memory.stamp_refusal(now_ms, invalid.model.map(Arc::from), invalid.kind);
-                return Created::Invalid(invalid.answer);
+                return Created::Invalid(*invalid.answer);
             }
         };
         let prompt_sha256 = sha256(request.prompt.as_bytes());

@@ -137,7 +137,8 @@ mod tests {
             file("http://x.example/token", PEM),
             file("no url", PEM),
         ] {
-            let error = format!("{:?}", ServiceAccount::from_json(&text).err().expect("it should be refused"));
+            let Err(error) = ServiceAccount::from_json(&text) else { panic!("it should be refused") };
+            let error = format!("{error:?}");
             assert!(!error.contains(secret), "{error}");
         }
         let good = ServiceAccount::from_json(&file("http://127.0.0.1:9/token", PEM)).unwrap();

@@ -47,7 +47,7 @@ impl Fields {
     pub(super) fn order(&self, profile: &Profile) -> Result<(Order, u64), Invalid<ApiFault>> {
         self.check(profile).map_err(|answer| {
             let kind = if answer.status == 404 { "model_not_found" } else { "invalid_request" };
-            Invalid { answer, model: Some(self.model.clone()), kind }
+            Invalid { answer: Box::new(answer), model: Some(self.model.clone()), kind }
         })
     }
 

@@ -62,7 +62,7 @@ impl Fields {
         self.check(profile).map_err(|answer| {
             let model_unknown = answer.code.as_deref() == Some("model_not_found");
             let kind = if model_unknown { "model_not_found" } else { "invalid_request" };
-            Invalid { answer, model: self.model().map(str::to_owned), kind }
+            Invalid { answer: Box::new(answer), model: self.model().map(str::to_owned), kind }
         })
     }
 

@@ -50,7 +50,7 @@ pub(super) fn order(
 ) -> Result<(Order, u64), Invalid<Response>> {
     let Some(card) = profile.model(model) else {
         let answer = errors::no_such_model(model);
-        return Err(Invalid { answer, model: Some(model.to_owned()), kind: "model_not_found" });
+        return Err(Invalid { answer: Box::new(answer), model: Some(model.to_owned()), kind: "model_not_found" });
     };
     read(flavour, body)
         .and_then(|read| {
@@ -69,7 +69,7 @@ pub(super) fn order(
             Ok((order, u64::from(*cents) * u64::from(read.seconds)))
         })
         .map_err(|message| Invalid {
-            answer: errors::answer(400, &message, &[]),
+            answer: Box::new(errors::answer(400, &message, &[])),
             model: Some(model.to_owned()),
             kind: "invalid_request",
         })
