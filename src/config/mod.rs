@@ -31,7 +31,7 @@ pub use accounts::{GoogleIdentity, ProviderConfig, ProviderKind, VeoConfig, Vert
 pub use callbacks::CallbackConfig;
 pub use fal::{FalConfig, InputPattern, Quantity};
 pub use http::{ConnectionLimits, HttpConfig, RequestLimits, TlsConfig, WaitLimits};
-pub use images::ImagesConfig;
+pub use images::{IMAGE_MEMORY_UNIT, ImagesConfig};
 pub use live::Live;
 pub use models::{ModelConfig, RouteConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::config::{IMAGE_MEMORY_UNIT, ImagesConfig};
 use crate::domain::TenantId;
 
-const UNIT_BYTES: usize = 1024;
 /// Tenants that are remembered before those that hold nothing are forgotten.
 const MANY_TENANTS: usize = 1024;
 
@@ -29,15 +29,16 @@ pub(super) struct Reservation {
 }
 
 impl Budget {
-    pub(super) fn new(bytes: usize) -> Budget {
-        let kib = (bytes / UNIT_BYTES).min(Semaphore::MAX_PERMITS);
-        Budget { all: Arc::new(Semaphore::new(kib)), share_kib: kib / 2, tenants: Mutex::default() }
+    pub(super) fn new(config: &ImagesConfig) -> Budget {
+        let kib = (config.memory_bytes / IMAGE_MEMORY_UNIT).min(Semaphore::MAX_PERMITS);
+        let share_kib = config.tenants_share().min(kib);
+        Budget { all: Arc::new(Semaphore::new(kib)), share_kib, tenants: Mutex::default() }
     }
 
     /// Bytes that nobody holds.
     #[cfg(test)]
     pub(super) fn free_bytes(&self) -> usize {
-        self.all.available_permits() * UNIT_BYTES
+        self.all.available_permits() * IMAGE_MEMORY_UNIT
     }
 
     /// The reservation, if nobody has to be waited for.
@@ -59,7 +60,7 @@ impl Budget {
 
     /// Never more than there will ever be.
     fn kib(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT_BYTES).min(self.share_kib)).unwrap_or(u32::MAX)
+        u32::try_from(bytes.div_ceil(IMAGE_MEMORY_UNIT).min(self.share_kib)).unwrap_or(u32::MAX)
     }
 
     fn of(&self, tenant: TenantId) -> Arc<Semaphore> {
@@ -78,7 +79,7 @@ impl Budget {
 
 impl Reservation {
     pub(super) fn bytes(&self) -> usize {
-        self.all.num_permits() * UNIT_BYTES
+        self.all.num_permits() * IMAGE_MEMORY_UNIT
     }
 
     /// Adds another one of the same tenant.
@@ -89,7 +90,7 @@ impl Reservation {
 
     /// Gives back what is not needed.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
-        let surplus = self.all.num_permits().saturating_sub(bytes.div_ceil(UNIT_BYTES));
+        let surplus = self.all.num_permits().saturating_sub(bytes.div_ceil(IMAGE_MEMORY_UNIT));
         drop((self.tenant.split(surplus), self.all.split(surplus)));
     }
 }

@@ -37,6 +37,8 @@ impl References {
             let fetched = tokio::time::timeout(self.timeout, self.try_url(tenant, &url, reserved)).await;
             match fetched.unwrap_or_else(|_| Err(unreachable(&url, &EgressError::Timeout(self.timeout))))? {
                 Fetched::Image(image) => return Ok(image),
+                // never asked for in vain for ever, whatever the settings are
+                Fetched::NeedsRoom(_) if wanted >= self.max_bytes => return Err(no_room_ever()),
                 // a server that says another length each time gets the most that there is
                 Fetched::NeedsRoom(_) if wanted > FIRST_GUESS_BYTES => wanted = self.max_bytes,
                 Fetched::NeedsRoom(bytes) => wanted = bytes,
@@ -86,7 +88,7 @@ impl References {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let reserved = self.shelf.reserve(tenant, bytes).await.ok_or_else(stopping)?;
         if bytes > reserved.bytes() {
-            return Err(Unusable::invalid("it is larger than what may be held in memory"));
+            return Err(no_room_ever());
         }
         let (_, mut stream) = self.storage.get(&key, None).await.map_err(|error| failed(&error))?;
         let mut image = BytesMut::with_capacity(bytes);
@@ -116,6 +118,10 @@ impl References {
 fn packed(bytes: Bytes, facts: ImageFacts, mut reserved: Reservation) -> Image {
     reserved.shrink_to(bytes.len());
     Image { bytes, facts, _reserved: reserved }
+}
+
+fn no_room_ever() -> Unusable {
+    Unusable::invalid("it is larger than what may be held in memory")
 }
 
 fn stopping() -> Unusable {

@@ -99,7 +99,7 @@ impl References {
             max_response_bytes: config.max_image_bytes,
         };
         Ok(References {
-            shelf: Arc::new(Shelf::new(Budget::new(config.memory_bytes))),
+            shelf: Arc::new(Shelf::new(Budget::new(config))),
             client: egress.guarded(policy)?,
             storage,
             max_bytes: config.max_image_bytes,

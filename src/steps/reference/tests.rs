@@ -1,14 +1,16 @@
 //! Images in memory: how many bytes there are at a time, and who gives way to whom.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use ring::digest::{SHA256, digest};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{References, Unusable};
-use crate::config::Config;
+use crate::config::{Config, ImagesConfig};
 use crate::domain::{FailureClass, ImageFormat, ImageId, ImageSource, TenantId};
 use crate::providers::Egress;
 use crate::storage::{ObjectKey, Storage};
@@ -19,6 +21,52 @@ fn references(memory_bytes: usize) -> References {
     let mut config = Config::from_sources("", []).unwrap().images;
     config.memory_bytes = memory_bytes;
     References::new(&config, &Egress::new(), Storage::in_memory()).unwrap()
+}
+
+/// A customer's server that says of no image how long it is. Answers its URL, and counts who asks.
+async fn unmeasured(image: Bytes) -> (String, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/a.png", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let image = image.clone();
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                let _ = client.read(&mut head).await;
+                let _ = client.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await;
+                let _ = client.write_all(&image).await;
+            });
+        }
+    });
+    (url, asked)
+}
+
+#[tokio::test]
+async fn an_image_of_unknown_length_that_finds_no_room_ends_and_one_that_does_comes() {
+    let config = |max_image_bytes: usize, memory_bytes: usize| {
+        let images = Config::from_sources("[images]\nallow_private_sources = true", []).unwrap().images;
+        ImagesConfig { max_image_bytes, memory_bytes, ..images }
+    };
+    let get = async |config: &ImagesConfig, url: &str| {
+        let references = References::new(config, &Egress::new(), Storage::in_memory()).unwrap();
+        let source = ImageSource::Url(url.to_owned());
+        let got = tokio::time::timeout(Duration::from_secs(20), references.get(TenantId::generate(), &source)).await;
+        got.expect("it ends").map(|lent| lent.as_reference().unwrap().bytes.len())
+    };
+    let (url, asked) = unmeasured(png(50_000, 1)).await;
+    // settings that are refused by now, because a share is a fraction of a KiB too small
+    for max in [10_000_000, 1_000_000] {
+        let error = get(&config(max, 2 * max), &url).await.unwrap_err();
+        assert_eq!(error.class, FailureClass::InvalidInput, "{}", error.message);
+        assert!(error.message.contains("than what may be held in memory"), "{}", error.message);
+        assert!(asked.swap(0, Ordering::SeqCst) <= 2, "it was fetched again and again");
+    }
+    let roomy = config(10_000_000, 20_000_768);
+    assert_eq!(get(&roomy, &url).await.unwrap(), 50_000);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 /// A PNG of so many bytes, as far as its head and its end go.
