@@ -32,7 +32,7 @@ impl References {
         let url = self.client.check_url(text).map_err(|error| Unusable::invalid(format_args!("its URL {error}")))?;
         let mut wanted = FIRST_GUESS_BYTES.min(self.max_bytes);
         loop {
-            let reserved = self.shelf.reserve(tenant, wanted).await.ok_or_else(stopping)?;
+            let reserved = self.shelf.reserve(tenant, wanted).await?;
             // the time in which memory is waited for is not the server's
             let fetched = tokio::time::timeout(self.timeout, self.try_url(tenant, &url, reserved)).await;
             match fetched.unwrap_or_else(|_| Err(unreachable(&url, &EgressError::Timeout(self.timeout))))? {
@@ -86,7 +86,7 @@ impl References {
         let bytes = self.storage.head(&key).await.map_err(|error| failed(&error))?;
         let bytes = bytes.ok_or_else(|| failed(&ReadError::NotFound { key: key.clone() }))?;
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let reserved = self.shelf.reserve(tenant, bytes).await.ok_or_else(stopping)?;
+        let reserved = self.shelf.reserve(tenant, bytes).await?;
         if bytes > reserved.bytes() {
             return Err(no_room_ever());
         }
@@ -122,10 +122,6 @@ fn packed(bytes: Bytes, facts: ImageFacts, mut reserved: Reservation) -> Image {
 
 fn no_room_ever() -> Unusable {
     Unusable::invalid("it is larger than what may be held in memory")
-}
-
-fn stopping() -> Unusable {
-    Unusable::new(FailureClass::Network, "this process is stopping")
 }
 
 /// A URL without what may be secret in it.

@@ -2,7 +2,7 @@
 //!
 //! Always holds: the memory for an image is reserved before its first byte is read and given back when the order was
 //! answered, so that two thousand videos with images take no more than the configured budget; encoding takes nothing beside it
-//! (`providers::adapter`). One tenant holds half of the budget at most: its slow servers make nobody else wait. Who wants an
+//! (`providers::adapter`). Who waits for memory for too long gives its worker's slot to another video. One tenant holds half of the budget at most: its slow servers make nobody else wait. Who wants an
 //! image that is being fetched waits for that fetch; one that was fetched is kept for a minute, unless its memory is
 //! needed: ten thousand items with one URL are a handful of requests.
 //! What is wrong with the image itself is final ([`FailureClass::InvalidInput`]); a server that is away is not.
@@ -24,7 +24,7 @@ use crate::domain::{FailureClass, ImageFacts, ImageSource, TenantId};
 use crate::providers::{Egress, EgressError, EgressPolicy, GuardedClient, ReferenceImage};
 use crate::storage::Storage;
 use budget::{Budget, Reservation};
-use shelf::{Shelf, Slot};
+use shelf::{LONGEST_WAIT, Shelf, Slot};
 
 /// Why an image cannot be had, in words for the customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,16 @@ impl Unusable {
     fn new(class: FailureClass, what: impl std::fmt::Display) -> Unusable {
         let message = format!("The reference image could not be used: {what}.");
         Unusable { class, message, retry_after: None }
+    }
+
+    /// There was no memory for it. Nobody is to blame, so waiting for it is free.
+    fn crowded() -> Unusable {
+        let message = "We are getting too many reference images at this moment; it is tried again.".to_owned();
+        Unusable { class: FailureClass::Capacity, message, retry_after: None }
+    }
+
+    fn stopping() -> Unusable {
+        Unusable::new(FailureClass::Network, "this process is stopping")
     }
 
     /// The image that was named will never do.
@@ -99,7 +109,7 @@ impl References {
             max_response_bytes: config.max_image_bytes,
         };
         Ok(References {
-            shelf: Arc::new(Shelf::new(Budget::new(config))),
+            shelf: Arc::new(Shelf::new(Budget::new(config), LONGEST_WAIT)),
             client: egress.guarded(policy)?,
             storage,
             max_bytes: config.max_image_bytes,

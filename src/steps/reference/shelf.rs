@@ -20,6 +20,9 @@ const KEEP_IMAGE: Duration = Duration::from_secs(60);
 /// is asked again at the next attempt, which has waited long enough.
 const KEEP_REFUSAL: Duration = Duration::from_secs(5);
 
+/// How long a video waits for memory in its worker's slot before another one gets that slot.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 pub(super) type Key = (TenantId, ImageSource);
 
 /// A source that somebody asked for.
@@ -45,6 +48,7 @@ pub(super) struct Shelf {
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
     /// Who waits for memory.
     waiting: AtomicUsize,
+    longest_wait: Duration,
 }
 
 /// Counts who waits, for as long as it lives.
@@ -57,8 +61,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Shelf {
-    pub(super) fn new(budget: Budget) -> Shelf {
-        Shelf { budget, slots: Mutex::default(), waiting: AtomicUsize::new(0) }
+    pub(super) fn new(budget: Budget, longest_wait: Duration) -> Shelf {
+        Shelf { budget, slots: Mutex::default(), waiting: AtomicUsize::new(0), longest_wait }
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
@@ -70,17 +74,20 @@ impl Shelf {
     }
 
     /// Memory for an image, as soon as there is some. The caller must hold none.
-    pub(super) async fn reserve(&self, tenant: TenantId, bytes: usize) -> Option<Reservation> {
+    ///
+    /// # Errors
+    /// [`Unusable`] when there was none for too long. It waits on outside of a worker then, which spends no attempt.
+    pub(super) async fn reserve(&self, tenant: TenantId, bytes: usize) -> Result<Reservation, Unusable> {
         if let Some(reserved) = self.budget.try_reserve(tenant, bytes) {
-            return Some(reserved);
+            return Ok(reserved);
         }
         // counted before the look: whoever puts an image down after it sees that somebody waits
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let waiting = Waiting(&self.waiting);
         self.clear_idle();
-        let reserved = self.budget.reserve(tenant, bytes).await;
+        let reserved = tokio::time::timeout(self.longest_wait, self.budget.reserve(tenant, bytes)).await;
         drop(waiting);
-        reserved
+        reserved.map_err(|_| Unusable::crowded())?.ok_or_else(Unusable::stopping)
     }
 
     /// Somebody has put an image down.

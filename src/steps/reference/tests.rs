@@ -9,6 +9,8 @@ use futures_util::future::join_all;
 use ring::digest::{SHA256, digest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::budget::Budget;
+use super::shelf::Shelf;
 use super::{References, Unusable};
 use crate::config::{Config, ImagesConfig};
 use crate::domain::{FailureClass, ImageFormat, ImageId, ImageSource, TenantId};
@@ -172,4 +174,23 @@ async fn a_message_shows_no_query_and_a_private_place_is_refused() {
         assert!(error.message.starts_with("The reference image could not be used: "), "{}", error.message);
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn who_waits_for_memory_for_too_long_waits_elsewhere_for_free_and_leaves_nothing_behind() {
+    let mut references = references(4 * MIB);
+    let mut config = Config::from_sources("", []).unwrap().images;
+    config.memory_bytes = 4 * MIB;
+    references.shelf = Arc::new(Shelf::new(Budget::new(&config), Duration::from_millis(50)));
+    let tenant = TenantId::generate();
+    let large = upload(&references, tenant, png(2 * MIB, 1)).await;
+    let second = upload(&references, tenant, png(MIB, 2)).await;
+    let held = references.get(tenant, &large).await.unwrap();
+    let waits = tokio::time::timeout(Duration::from_secs(10), references.get(tenant, &second)).await;
+    let Err(error) = waits.expect("the wait has an end") else { panic!("there was no room") };
+    assert_eq!(error.message, "We are getting too many reference images at this moment; it is tried again.");
+    assert!(!freezeframe_workflows::retry::policy(error.class).spends_attempt, "{:?}", error.class);
+    drop(held);
+    // the refusal is not kept, and what it waited for is free again
+    references.get(tenant, &second).await.unwrap();
 }
