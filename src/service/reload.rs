@@ -198,6 +198,7 @@ fn fixed(config: &Config) -> Vec<(&'static str, String)> {
         ("[limits]", format!("{:?}", config.limits)),
         ("[webhooks]", format!("{:?}", config.webhooks)),
         ("[storage]", format!("{:?}", config.storage)),
+        ("[images]", format!("{:?}", config.images)),
         ("[attempts]", format!("{:?}", config.attempts)),
     ]
 }
@@ -338,6 +339,18 @@ mod tests {
         assert_eq!(calls(), ["first"]);
         offer.take_over(&config(&text)).unwrap();
         assert!(calls().is_empty() && !offer.providers.get().get("first").unwrap().has_callbacks());
+    }
+
+    #[test]
+    fn a_change_of_what_images_may_take_is_told_as_one_that_needs_a_restart() {
+        let changed = |text: &str| {
+            let (before, after) = (fixed(&config("")), fixed(&config(text)));
+            let changed = before.iter().zip(&after).filter(|(old, new)| old != new).map(|(old, _)| old.0);
+            changed.collect::<Vec<_>>()
+        };
+        assert_eq!(changed("[images]\nmax_per_tenant = 7"), ["[images]"]);
+        assert_eq!(changed("[storage]\nretention_days = 7"), ["[storage]"]);
+        assert!(changed("").is_empty());
     }
 
     #[test]
