@@ -16,6 +16,7 @@ use crate::app::{API, TestApp, TestSettings};
 const IMAGES: &str = "/api/enterprise/images";
 /// Images may come from this machine, and are not waited for long.
 const LOCAL: &str = "\n[images]\nallow_private_sources = true\n";
+const SOURCES: &str = "select count(*) from videos where reference_image is not null";
 const PLAIN_MODEL: &str = r#"
 [[model]]
 name = "sora-2"
@@ -230,6 +231,8 @@ async fn images_arrive_bit_for_bit_and_one_url_is_asked_for_once() {
     }
     // the redirected one is another URL
     assert_eq!((host.asked("good.png"), host.asked("moved.png")), (2, 1));
+    // where they came from may be a signed URL, and nobody needs it any more
+    assert_eq!(app.count(SOURCES).await, 0);
     assert_eq!(app.count("select count(*) from attempts where unsent").await, 0);
     app.finish().await;
 }
@@ -272,6 +275,8 @@ async fn every_image_that_cannot_be_had_ends_as_its_own_failure_and_is_refunded(
         assert!(!message.contains("hunter2"), "{file}: {message}");
         assert_eq!(video["attempts"], attempts, "{file}");
     }
+    // what was tried again had its source until the end, and no longer
+    assert_eq!(app.count(SOURCES).await, 0);
     // nothing of it was anybody's fault but the image's
     assert_eq!(app.count("select count(*) from videos where avoid is not null").await, 0);
     assert_eq!(app.count("select count(*) from attempts where state = 'unresolved'").await, 0);

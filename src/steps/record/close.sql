@@ -19,6 +19,8 @@ with input as (
         failure_class = case when i.video_state = 'failed' then i.class::failure_class end,
         failure_message = case when i.video_state = 'failed' then i.message end,
         avoid = case when i.video_state = 'waiting' and i.accounts_fault then v.provider end,
+        -- the URL may hold a signature, and nobody reads it after the end
+        reference_image = case when i.video_state = 'waiting' then v.reference_image end,
         output_key = i.output_key, output_bytes = i.output_bytes, output_sha256 = i.output_sha256,
         thumbnail_kind = i.thumbnail_kind, thumbnail_bytes = i.thumbnail_bytes, thumbnail_sha256 = i.thumbnail_sha256,
         attempts_spent = v.attempts_spent + i.spends::integer,
@@ -31,6 +33,7 @@ with input as (
     update attempts a set
         state = c.attempt_state::attempt_state, finished_at = now(),
         handle = coalesce(a.handle, c.handle),
+        unsent = case when coalesce(a.handle, c.handle) is null then a.unsent end,
         accepted_at = coalesce(a.accepted_at, case when c.handle is not null then now() end),
         failure_class = c.class::failure_class, failure_message = c.message
     from closed c

@@ -153,7 +153,8 @@ pub async fn handles_of_others(
 }
 
 /// Whether another order of the same prompt may have a job at this account that nobody owns yet; `with_images` asks only for
-/// orders that start from an image.
+/// orders that start from an image, which `unsent` tells: it is not null then until there is a handle, and the image itself is
+/// forgotten at the end.
 ///
 /// # Errors
 /// The database's.
@@ -166,7 +167,7 @@ pub async fn rivals(
     sqlx::query_scalar!(
         r#"select exists (
                select from attempts a join videos v on v.id = a.video_id
-               where a.provider = $1 and a.handle is null and (v.reference_image is not null or not $4) and v.prompt = $2
+               where a.provider = $1 and a.handle is null and (a.unsent is not null or not $4) and v.prompt = $2
                    and not (a.video_id = $3 and a.n = $5)
                    and (a.finished_at is null and a.unsent is not true
                        or a.state = 'unresolved' and a.finished_at > now() - interval '1 hour')

@@ -27,7 +27,8 @@ fn answer<'a>(leases: impl Iterator<Item = (usize, &'a Lease)>, written: Vec<Vid
     }
 }
 
-/// What was prepared is about to be sent: from here on nobody may take it for unsent. The attempt's times count from now.
+/// What was prepared is about to be sent: from here on nobody may take it for unsent, but that there was an image is still
+/// known until the attempt has a handle. The attempt's times count from now.
 pub(super) async fn sending(
     conn: &mut PgConnection,
     ops: &[(usize, &Lease)],
@@ -38,7 +39,8 @@ pub(super) async fn sending(
     }
     let (videos, attempts, epochs) = keys(ops.iter().map(|(_, lease)| *lease));
     let written = sqlx::query_scalar!(
-        r#"update attempts a set unsent = null, sent_at = case when a.unsent then now() else a.sent_at end
+        r#"update attempts a set unsent = case when a.unsent is not null then false end,
+               sent_at = case when a.unsent then now() else a.sent_at end
            from unnest($1::text[], $2::int[], $3::int[]) as i (video_id, n, epoch)
            where a.video_id = i.video_id and a.n = i.n and a.lease_epoch = i.epoch and a.finished_at is null
            returning a.video_id as "video: VideoId""#,
@@ -68,7 +70,8 @@ pub(super) async fn accepted(
     let (videos, attempts, epochs) = keys(first.iter().map(|(_, lease, _)| *lease));
     let handles: Vec<String> = first.iter().map(|(_, _, handle)| (*handle).to_owned()).collect();
     let written = sqlx::query_scalar!(
-        r#"update attempts a set state = 'accepted', handle = i.handle, accepted_at = coalesce(a.accepted_at, now())
+        r#"update attempts a set state = 'accepted', handle = i.handle, unsent = null,
+               accepted_at = coalesce(a.accepted_at, now())
            from unnest($1::text[], $2::int[], $3::int[], $4::text[]) as i (video_id, n, epoch, handle)
            where a.video_id = i.video_id and a.n = i.n and a.lease_epoch = i.epoch and a.finished_at is null
                and not exists (select from attempts o where o.provider = a.provider and o.handle = i.handle
