@@ -64,8 +64,9 @@ pub struct Due {
     pub id: ImageId,
 }
 
-/// Marks images whose time is over, at most `most`, and answers all that are marked: `days` of 24 hours after the last
-/// upload and after the end of the last batch that used it. Inside of a transaction.
+/// Marks images whose time is over, at most `most`: `days` of 24 hours after the last upload and after the end of the last
+/// batch that used it. Answers at most `most` of all that are marked, those first that nobody has tried to delete for
+/// longest, so that what cannot be deleted is in nobody's way. Inside of a transaction.
 ///
 /// # Errors
 /// The database's.
@@ -100,8 +101,13 @@ pub async fn mark_due(conn: &mut PgConnection, days: u32, most: i64) -> Result<V
     )
     .execute(&mut *conn)
     .await?;
+    // behind those that were marked just now: the clock goes on within a transaction, its `now()` does not
     let marked = sqlx::query!(
-        "select tenant_id as \"tenant: TenantId\", sha256 from reference_images where purging_at is not null limit $1",
+        "update reference_images i set purging_at = clock_timestamp()
+         from (select tenant_id, sha256 from reference_images where purging_at is not null
+               order by purging_at limit $1 for update) d
+         where i.tenant_id = d.tenant_id and i.sha256 = d.sha256
+         returning i.tenant_id as \"tenant: TenantId\", i.sha256",
         most,
     )
     .fetch_all(conn)
@@ -113,7 +119,8 @@ pub async fn mark_due(conn: &mut PgConnection, days: u32, most: i64) -> Result<V
     Ok(due.collect())
 }
 
-/// The objects of marked images are gone: forgets them and who used them.
+/// The objects of marked images are gone: forgets them and who used them. One that is not marked stays as it is, with those
+/// who use it: it was uploaded again.
 ///
 /// # Errors
 /// The database's.
@@ -121,16 +128,11 @@ pub async fn deleted(conn: &mut PgConnection, images: &[Due]) -> Result<(), sqlx
     let tenants: Vec<String> = images.iter().map(|due| due.tenant.bare()).collect();
     let hashes: Vec<Vec<u8>> = images.iter().map(|due| due.id.sha256().to_vec()).collect();
     sqlx::query!(
-        "delete from reference_image_uses u using unnest($1::text[], $2::bytea[]) as d (tenant_id, sha256)
-         where u.tenant_id = d.tenant_id and u.sha256 = d.sha256",
-        &tenants,
-        &hashes,
-    )
-    .execute(&mut *conn)
-    .await?;
-    sqlx::query!(
-        "delete from reference_images i using unnest($1::text[], $2::bytea[]) as d (tenant_id, sha256)
-         where i.tenant_id = d.tenant_id and i.sha256 = d.sha256 and i.purging_at is not null",
+        "with gone as (
+             delete from reference_images i using unnest($1::text[], $2::bytea[]) as d (tenant_id, sha256)
+             where i.tenant_id = d.tenant_id and i.sha256 = d.sha256 and i.purging_at is not null
+             returning i.tenant_id, i.sha256)
+         delete from reference_image_uses u using gone g where u.tenant_id = g.tenant_id and u.sha256 = g.sha256",
         &tenants,
         &hashes,
     )

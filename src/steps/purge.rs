@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::stream::{self, StreamExt as _};
-use sqlx::Connection as _;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::db::{self, Database};
 use crate::domain::{AttemptId, BatchId, TenantId, VideoId};
@@ -44,15 +44,24 @@ pub struct Purged {
 /// # Errors
 /// The database's. What was deleted by then is deleted; the next purge goes on.
 pub async fn purge(db: &Database, storage: &Storage) -> Result<Purged, sqlx::Error> {
-    // the lock goes with this connection
+    let Some(lock) = lock(db).await? else { return Ok(Purged::default()) };
+    let purged = purge_alone(db, storage).await;
+    lock.close().await?;
+    purged
+}
+
+/// The right to purge, which nobody else in the cluster has until this connection is closed; `None` when somebody has it.
+pub(super) async fn lock(db: &Database) -> Result<Option<PgConnection>, sqlx::Error> {
     let mut lock = db.engine_connection().await?;
     let mine =
         sqlx::query_scalar!(r#"select pg_try_advisory_lock(hashtextextended('freezeframe purge', 7)) as "mine!""#)
             .fetch_one(&mut lock)
             .await?;
-    let purged = if mine { purge_alone(db, storage).await } else { Ok(Purged::default()) };
+    if mine {
+        return Ok(Some(lock));
+    }
     lock.close().await?;
-    purged
+    Ok(None)
 }
 
 async fn purge_alone(db: &Database, storage: &Storage) -> Result<Purged, sqlx::Error> {

@@ -1,13 +1,16 @@
 //! The purge of uploaded images: deletes those that nobody has used for long enough, and what unfinished uploads left.
 //!
 //! Always holds: marked, deleted from the store, forgotten, in this order, so that a crash between two of them is made good
-//! by the next purge. Several processes may be at it: each step may be repeated.
+//! by the next purge. One purge at a time in the cluster, under the lock of the other purge: a second one could delete what
+//! was deleted, uploaded again and ordered with since it looked.
 //! Refuses: to decide which are due (`images`).
 
 use std::collections::BTreeMap;
 
 use futures_util::stream::{self, StreamExt as _};
+use sqlx::Connection as _;
 
+use super::purge;
 use crate::db::{self, Database};
 use crate::domain::{ImageId, TenantId};
 use crate::images::{self, Due};
@@ -20,11 +23,19 @@ const AT_ONCE: usize = 16;
 /// Ids in one line of the log.
 const IDS_PER_LINE: usize = 20;
 
-/// Purges once; `days` of 24 hours is how long an image is kept after its last use. Answers whether there is more to do.
+/// Purges once, unless another process is at it; `days` of 24 hours is how long an image is kept after its last use. Answers
+/// whether there is more to do.
 ///
 /// # Errors
 /// The database's. What was deleted by then is deleted; the next purge goes on.
 pub async fn purge_images(db: &Database, storage: &Storage, days: u32) -> Result<bool, sqlx::Error> {
+    let Some(lock) = purge::lock(db).await? else { return Ok(false) };
+    let more = purge_alone(db, storage, days).await;
+    lock.close().await?;
+    more
+}
+
+async fn purge_alone(db: &Database, storage: &Storage, days: u32) -> Result<bool, sqlx::Error> {
     let mut tx = db.begin().await?;
     let due = images::mark_due(&mut tx, days, MOST).await?;
     db::commit("mark images to purge", tx).await?;

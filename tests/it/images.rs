@@ -3,8 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use freezeframe::db::{Database, DatabaseSettings};
 use freezeframe::domain::ImageId;
 use freezeframe::emulator::BookedJob;
+use freezeframe::images::{deleted, mark_due};
+use freezeframe::steps::purge_images;
+use freezeframe::storage::Storage;
 use reqwest::Method;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
@@ -365,5 +369,82 @@ async fn a_repeated_order_is_answered_as_before_although_its_image_is_gone() {
     app.execute("update reference_images set purging_at = now()").await;
     assert_eq!(customer.submit(&body).await.expect(202).body, first.body);
     assert_eq!(app.count("select count(*) from batches").await, 1);
+    close_desk(app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_are_purged_by_one_process_at_a_time_and_one_that_came_again_keeps_its_uses() {
+    let app = app(TestSettings { roles: API, ..TestSettings::default() }).await;
+    let customer = app.customer(1_000).await;
+    let image = png(1280, 720, 1);
+    let id = upload(&customer, &image).await.expect(201).word("/id").to_owned();
+    app.execute("update reference_images set uploaded_at = now() - interval '99 days'").await;
+    let db = Database::connect(&DatabaseSettings::new(&app.db.url)).await.unwrap();
+    let purged = async || {
+        assert!(!purge_images(&db, &Storage::in_memory(), 30).await.unwrap());
+        app.count("select count(*) from reference_images").await == 0
+    };
+    // another process is at it
+    let mut other = app.pool().begin().await.unwrap();
+    let lock = "select pg_advisory_xact_lock(hashtextextended('freezeframe purge', 7))";
+    sqlx::query(lock).execute(&mut *other).await.unwrap();
+    assert!(!purged().await, "two purges at once");
+    other.rollback().await.unwrap();
+    assert!(purged().await);
+
+    // two that saw the same image as due: one is done with it, and it comes again before the other one is
+    upload(&customer, &image).await.expect(201);
+    app.execute("update reference_images set uploaded_at = now() - interval '99 days'").await;
+    let mut conn = app.pool().acquire().await.unwrap();
+    let due = mark_due(&mut conn, 30, 10).await.unwrap();
+    assert_eq!(due.len(), 1);
+    deleted(&mut conn, &due).await.unwrap();
+    assert_eq!(app.count("select count(*) from reference_images").await, 0);
+    upload(&customer, &image).await.expect(201);
+    customer.order(&json!({"items": [with_upload("a fox", &id)]})).await;
+    deleted(&mut conn, &due).await.unwrap();
+    customer.get(&format!("{IMAGES}/{id}")).await.expect(200);
+    assert_eq!(app.count("select count(*) from reference_image_uses").await, 1);
+    db.close().await;
+    close_desk(app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_that_cannot_be_deleted_are_in_no_others_way() {
+    let app = app(TestSettings { roles: API, ..TestSettings::default() }).await;
+    let customer = app.customer(1_000).await;
+    let old = |nth: u8, days: u8| {
+        let (customer, app) = (&customer, &app);
+        async move {
+            let id = upload(customer, &png(1280, 720, nth)).await.expect(201).word("/id").to_owned();
+            let hash = id.trim_start_matches("sha256:");
+            app.execute(&format!(
+                "update reference_images set uploaded_at = now() - interval '{days} days' where encode(sha256, 'hex') = '{hash}'"
+            ))
+            .await;
+            id
+        }
+    };
+    let stuck = [old(1, 90).await, old(2, 89).await];
+    let others = [old(3, 50).await, old(4, 49).await];
+    // a purge takes two, and the store deletes none of them
+    let take_two = async || {
+        let mut tx = app.pool().begin().await.unwrap();
+        let mut ids: Vec<String> =
+            mark_due(&mut tx, 30, 2).await.unwrap().iter().map(|due| due.id.to_string()).collect();
+        tx.commit().await.unwrap();
+        ids.sort();
+        ids
+    };
+    let sorted = |ids: &[String; 2]| {
+        let mut ids = ids.to_vec();
+        ids.sort();
+        ids
+    };
+    let (stuck, others) = (sorted(&stuck), sorted(&others));
+    let taken = [take_two().await, take_two().await, take_two().await, take_two().await, take_two().await];
+    assert_eq!(taken[0], stuck);
+    assert!(taken[1..3].contains(&others), "{taken:?}");
+    assert!(taken[3..].contains(&others) && taken[3..].contains(&stuck), "everybody has a turn: {taken:?}");
     close_desk(app).await;
 }
