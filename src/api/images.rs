@@ -97,9 +97,18 @@ impl ImagesApi {
         let body = body.read(state.images.max_bytes).await?;
         let (body, new) = examine(body).await?;
         let (tenant, quota) = (caller.0.id, state.images.quota);
-        let reserve = state
-            .db
-            .act("reserve image", move |tx| Box::pin(async move { images::reserve(tx, tenant, new, quota).await }));
+        let mut conn = state.connection().await?;
+        let known = images::known(&mut conn, tenant, new).await?;
+        drop(conn);
+        if let Some(image) = known {
+            return Ok(Uploaded::Known(Json(ReferenceImage::new(&image, state.images))));
+        }
+        // before a connection is taken; the act keeps it even when the client goes
+        let turn = state.image_turns.take(tenant).await;
+        let reserve = state.db.act("reserve image", move |tx| {
+            let _in_turn = &turn;
+            Box::pin(async move { images::reserve(tx, tenant, new, quota).await })
+        });
         match reserve.await.map_err(not_reserved)? {
             Reserved::There(image) => Ok(Uploaded::Known(Json(ReferenceImage::new(&image, state.images)))),
             Reserved::ToBeStored(image) => {

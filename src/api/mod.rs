@@ -70,6 +70,7 @@ pub struct ApiState {
     links: LinkSigner,
     order_limits: OrderLimits,
     images: images::ImageRules,
+    image_turns: Arc<crate::images::Turns>,
     max_body_bytes: usize,
     known_keys: Arc<KnownKeys>,
     /// Without it, no callbacks are taken.
@@ -109,6 +110,7 @@ impl ApiState {
             links,
             order_limits,
             images: images::ImageRules::of(&config.images),
+            image_turns: Arc::default(),
             max_body_bytes: config.limits.max_body_bytes,
             known_keys: Arc::default(),
             callbacks: None,

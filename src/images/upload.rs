@@ -21,6 +21,12 @@ pub struct NewImage {
     pub bytes: u64,
 }
 
+impl NewImage {
+    fn uploaded(self, uploaded_at: DateTime<Utc>) -> Image {
+        Image { id: self.id, facts: self.facts, bytes: self.bytes, uploaded_at }
+    }
+}
+
 /// An image of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -83,7 +89,32 @@ impl Row {
     }
 }
 
-/// Makes room for an image, inside of a transaction of its own.
+/// An image that is in the store already: it is kept as if it had come now, within an hour. Waits for no other upload.
+///
+/// # Errors
+/// The database's.
+pub async fn known(conn: &mut PgConnection, tenant: TenantId, new: NewImage) -> Result<Option<Image>, sqlx::Error> {
+    // most of a customer's repeated uploads write nothing
+    let uploaded_at = sqlx::query_scalar!(
+        r#"with touched as (
+               update reference_images set uploaded_at = now()
+               where tenant_id = $1 and sha256 = $2 and stored_at is not null and purging_at is null
+                   and uploaded_at < now() - interval '1 hour'
+               returning uploaded_at)
+           select uploaded_at as "at!" from touched
+           union all
+           select uploaded_at from reference_images
+           where tenant_id = $1 and sha256 = $2 and stored_at is not null and purging_at is null
+               and uploaded_at >= now() - interval '1 hour'"#,
+        tenant as TenantId,
+        new.id.sha256().as_slice(),
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(uploaded_at.map(|at| new.uploaded(at)))
+}
+
+/// Makes room for an image, inside of a transaction of its own and in the tenant's turn ([`Turns`](super::Turns)).
 ///
 /// # Errors
 /// [`ReserveError`]; nothing was written then.
@@ -93,7 +124,7 @@ pub async fn reserve(
     new: NewImage,
     quota: ImageQuota,
 ) -> Result<Reserved, ReserveError> {
-    // uploads of one tenant take turns, so that two of them cannot both take the last place
+    // uploads of one tenant take turns in all processes, so that two of them cannot both take the last place
     sqlx::query!("select pg_advisory_xact_lock(hashtextextended('images ' || $1, 7))", tenant as TenantId)
         .fetch_one(&mut *conn)
         .await?;
@@ -105,9 +136,8 @@ pub async fn reserve(
     )
     .fetch_optional(&mut *conn)
     .await?;
-    let image = |uploaded_at| Image { id: new.id, facts: new.facts, bytes: new.bytes, uploaded_at };
     if let Some(known) = known {
-        let image = image(known.uploaded_at);
+        let image = new.uploaded(known.uploaded_at);
         return Ok(if known.stored { Reserved::There(image) } else { Reserved::ToBeStored(image) });
     }
     let kept = sqlx::query!(
@@ -136,7 +166,7 @@ pub async fn reserve(
     .fetch_optional(conn)
     .await?;
     // the only row that could stand in the way is one that is being deleted
-    uploaded_at.map(|at| Reserved::ToBeStored(image(at))).ok_or(ReserveError::BeingDeleted)
+    uploaded_at.map(|at| Reserved::ToBeStored(new.uploaded(at))).ok_or(ReserveError::BeingDeleted)
 }
 
 /// The object of a reserved image is in the store.

@@ -448,3 +448,40 @@ async fn images_that_cannot_be_deleted_are_in_no_others_way() {
     assert!(taken[3..].contains(&others) && taken[3..].contains(&stuck), "everybody has a turn: {taken:?}");
     close_desk(app).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_uploads_of_one_tenant_take_no_other_tenants_connections() {
+    let app = app(TestSettings { roles: API, ..TestSettings::default() }).await;
+    let (busy, other) = (app.customer(1_000).await, app.customer(1_000).await);
+    let known = upload(&busy, &png(1280, 720, 200)).await.expect(201);
+    let theirs = upload(&other, &png(1280, 720, 0)).await.expect(201).word("/id").to_owned();
+    // an upload of the same tenant in another process takes its time
+    let mut slow = app.pool().begin().await.unwrap();
+    let lock = "select pg_advisory_xact_lock(hashtextextended('images ' || tenant_id, 7)) from reference_images
+                where sha256 = decode($1, 'hex')";
+    let hash = known.word("/id").trim_start_matches("sha256:").to_owned();
+    assert_eq!(sqlx::query(lock).bind(hash).execute(&mut *slow).await.unwrap().rows_affected(), 1);
+    let uploads = futures_util::future::join_all((1..=40u8).map(|nth| {
+        let busy = busy.clone();
+        tokio::spawn(async move { upload(&busy, &png(1280, 720, nth)).await.expect(201) })
+    }));
+    let waiting = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+                   where d.datname = current_database() and l.locktype = 'advisory' and not l.granted";
+    app.until("uploads wait", async || app.count(waiting).await > 0).await;
+    for _ in 0..20 {
+        customer_sees(&other, &theirs).await;
+        // what is there already waits for nobody
+        assert_eq!(upload(&busy, &png(1280, 720, 200)).await.expect(200).body, known.body);
+    }
+    assert_eq!(app.count(waiting).await, 1, "who waits holds a connection");
+    slow.rollback().await.unwrap();
+    for uploaded in uploads.await {
+        uploaded.unwrap();
+    }
+    assert_eq!(app.count("select count(*) from reference_images").await, 42);
+    close_desk(app).await;
+}
+
+async fn customer_sees(customer: &Customer, id: &str) {
+    customer.get(&format!("{IMAGES}/{id}")).await.expect(200);
+}
