@@ -30,7 +30,17 @@ pub struct FalConfig {
     image_models: BTreeMap<String, String>,
 }
 
+/// Ids that begin with one of these have their owner behind it.
+const KINDS: [&str; 2] = ["workflows", "comfy"];
+
 impl FalConfig {
+    /// The app of a model, as the segments of its id: `owner/app`, or `kind/owner/app`. The queue knows requests by it alone,
+    /// whatever path of the app they were ordered under.
+    pub fn app(model: &str) -> impl Iterator<Item = &str> {
+        let has_kind = model.split_once('/').is_some_and(|(first, _)| KINDS.contains(&first));
+        model.split('/').take(if has_kind { 3 } else { 2 })
+    }
+
     /// The id under which orders of a model are placed that have an image.
     pub fn image_model<'a>(&'a self, model: &'a str) -> &'a str {
         self.image_models.get(model).map_or(model, String::as_str)
@@ -46,13 +56,13 @@ impl FalConfig {
     /// # Errors
     /// What is wrong with them.
     pub fn with_image_models(self, image_models: &toml::Table) -> Result<FalConfig, String> {
-        let app = |model: &str| model.split('/').take(2).map(str::to_owned).collect::<Vec<_>>();
         let read = |(model, other): (&String, &Toml)| match other
             .as_str()
             .filter(|other| is_model(other) && is_model(model))
         {
-            // requests are known by owner and app alone
-            Some(other) if app(other) != app(model) => Err(format!("{other:?} is of another app than {model:?}")),
+            Some(other) if FalConfig::app(other).ne(FalConfig::app(model)) => {
+                Err(format!("{other:?} is of another app than {model:?}"))
+            }
             Some(other) if self.takes_image(other) => Ok((model.clone(), other.to_owned())),
             Some(other) => Err(format!("{other:?} has no pattern in inputs with {{image}} in it")),
             None => Err(format!("{model:?} must be owner/app and lead to such an id")),
@@ -364,6 +374,31 @@ mod tests {
         for wrong in [r#""a/text" = "a/text/other""#, r#""a/text" = "a/both""#, r#""a/both" = "a""#, r#""a/both" = 4"#]
         {
             assert!(config.clone().with_image_models(&wrong.parse().unwrap()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_image_model_is_of_the_same_app_whose_ids_may_begin_with_a_kind() {
+        for (model, app) in [
+            ("fal-ai/veo3.1", "fal-ai/veo3.1"),
+            ("fal-ai/veo3.1/fast/image-to-video", "fal-ai/veo3.1"),
+            ("workflows/acme/film", "workflows/acme/film"),
+            ("workflows/acme/film/long", "workflows/acme/film"),
+            ("comfy/acme/film/long", "comfy/acme/film"),
+            ("workflowsy/acme/film", "workflowsy/acme"),
+        ] {
+            assert_eq!(FalConfig::app(model).collect::<Vec<_>>().join("/"), app, "{model}");
+        }
+        let input = "{ duration = \"{seconds}\", size = \"{size}\", image_url = \"{image}\" }";
+        for kind in KINDS {
+            let config = config(&format!("\"{kind}/acme\" = {input}")).unwrap();
+            let with = |other: &str| {
+                let image_models = format!("\"{kind}/acme/a\" = \"{kind}/acme/{other}\"");
+                config.clone().with_image_models(&image_models.parse().unwrap())
+            };
+            assert!(with("a/image").is_ok());
+            let wrong = with("b").unwrap_err();
+            assert!(wrong.contains("of another app"), "{wrong}");
         }
     }
 }

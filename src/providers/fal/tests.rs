@@ -117,6 +117,12 @@ fn a_ticket_follows_the_answer_at_home_and_the_rule_elsewhere() {
     assert_eq!(ruled.cancel.as_str(), format!("https://queue.fal.run/fal-ai/veo3.1/requests/{ID}/cancel"));
     let three = of(&json!({"request_id": ID}), "workflows/me/film/long");
     assert_eq!(three.result.path(), format!("/workflows/me/film/requests/{ID}"));
+    let of_a_job = fal(&base).handle_of(ID, "comfy/me/film/image").unwrap();
+    assert_eq!(
+        of_a_job,
+        of(&json!({"request_id": ID}), "comfy/me/film").handle(),
+        "a path of the app makes no difference"
+    );
 
     let told = accepted("https://queue.fal.run/elsewhere/on/it");
     assert_eq!(of(&told, MODEL).result.path(), format!("/elsewhere/on/it/requests/{ID}"));

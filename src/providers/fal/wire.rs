@@ -118,12 +118,11 @@ fn at_home(answer: &Value, key: &str, id: &str, base: &Url) -> Option<Url> {
     (is_its_own && url.origin() == base.origin()).then_some(url)
 }
 
-/// `{base}/{owner}/{app}/requests/{id}`, and what stands behind it. Ids that begin with a kind have three segments.
+/// `{base}/{owner}/{app}/requests/{id}`, and what stands behind it.
 fn by_rule(model: &str, id: &str, behind: Option<&str>, base: &Url) -> Url {
-    let segments = if model.starts_with("workflows/") || model.starts_with("comfy/") { 3 } else { 2 };
     let mut url = base.clone();
     if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend(model.split('/').take(segments)).extend(["requests", id]).extend(behind);
+        path.pop_if_empty().extend(FalConfig::app(model)).extend(["requests", id]).extend(behind);
     }
     url
 }
