@@ -1,9 +1,12 @@
 //! The door for providers' callbacks: no API key, the signature is the permission. Not part of the customers' document.
 //!
-//! Always holds: a token that is not ours is refused before the body is read; whoever is not the vendor gets the same 401
-//! whatever is wrong; a genuine call is answered within seconds, taken or not, and so is a repeated or late one. At most
-//! [`AT_A_TIME`] calls are worked on at a time, none of them holds a connection to the database (they share the mailbox'
-//! one), and while the database is away each is told to come again.
+//! Always holds: what can be refused without its body is refused before that is read: a token that is not ours, an address
+//! that the account does not have, headers that no signature is in, a time that is not now. The body has [`BODY_WITHIN`] to
+//! come and lies in the door's own memory, never in that of customers' orders; calls at an address that anybody knows never
+//! take the memory of those whose token is ours. Whoever is not the vendor gets the same 401 whatever is wrong; a genuine
+//! call is answered within seconds, taken or not, and so is a repeated or late one. At most [`AT_A_TIME`] calls are worked
+//! on at a time, none of them holds a connection to the database (they share the mailbox' one), and while the database is
+//! away each is told to come again.
 //! Refuses: to write a token, a body or a signature into a log; to say which accounts there are beside those that are asked
 //! for by name.
 
@@ -19,15 +22,20 @@ use tokio::sync::Semaphore;
 
 use super::ApiState;
 use super::error::ApiError;
-use super::limits::read_whole;
+use super::limits::{Bounds, read_within};
+use super::server::BodyRoom;
 use crate::callbacks::{About, Hint, Mailbox, Noted};
 use crate::config::Live;
 use crate::domain::AttemptId;
 use crate::metrics;
-use crate::providers::callbacks::{CallbackAccount, CallbackDesk, CallbackNews, CallbackRefusal, Delivery};
+use crate::providers::callbacks::{CallHead, CallbackAccount, CallbackDesk, CallbackNews, CallbackRefusal};
 
 /// What vendors send is far below: an id, a state, the address of a file.
 const MAX_BODY_BYTES: usize = 64 << 10;
+/// How long a whole body may take to come.
+const BODY_WITHIN: Duration = Duration::from_secs(5);
+/// Memory for bodies of each of the two kinds of addresses: of [`AT_A_TIME`] of the longest, or of thousands as they are.
+const ROOM_BYTES: usize = 4 << 20;
 /// Calls that are verified or written at a time.
 const AT_A_TIME: usize = 64;
 /// How long the database may take for one; vendors want their answer within some seconds.
@@ -40,13 +48,37 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 pub struct CallbackDoor {
     desk: Live<CallbackDesk>,
     mailbox: Mailbox,
+    /// For bodies at addresses with a token that we gave out, and at those that are known to anybody.
+    rooms: (BodyRoom, BodyRoom),
     turns: Arc<Semaphore>,
     warned: Arc<Mutex<Option<Instant>>>,
 }
 
 impl CallbackDoor {
     pub fn new(desk: Live<CallbackDesk>, mailbox: Mailbox) -> CallbackDoor {
-        CallbackDoor { desk, mailbox, turns: Arc::new(Semaphore::new(AT_A_TIME)), warned: Arc::default() }
+        let rooms = (BodyRoom::new(ROOM_BYTES), BodyRoom::new(ROOM_BYTES));
+        CallbackDoor { desk, mailbox, rooms, turns: Arc::new(Semaphore::new(AT_A_TIME)), warned: Arc::default() }
+    }
+
+    fn bounds(&self, head: &CallHead<'_>) -> Bounds {
+        let room = if head.token.is_some() { &self.rooms.0 } else { &self.rooms.1 };
+        Bounds { room: room.clone(), max_bytes: MAX_BODY_BYTES, within: BODY_WITHIN }
+    }
+
+    fn refused(&self, account: &CallbackAccount, why: CallbackRefusal) -> ApiError {
+        match why {
+            CallbackRefusal::Forged(why) => self.forged(account, why),
+            CallbackRefusal::NotOffered => {
+                count(account, "refused");
+                ApiError::no_callbacks()
+            }
+            CallbackRefusal::NoKeys(why) => {
+                count(account, "busy");
+                let account = account.name();
+                tracing::warn!(%account, %why, "a callback cannot be verified: the provider is told to repeat it");
+                ApiError::unavailable("the signature cannot be verified now: repeat the call")
+            }
+        }
     }
 
     fn forged(&self, account: &CallbackAccount, why: &'static str) -> ApiError {
@@ -93,29 +125,20 @@ async fn take(
     door: &CallbackDoor,
     (account, token): (&CallbackAccount, Option<(&str, AttemptId)>),
 ) -> Result<Json<Value>, ApiError> {
-    let body = read_whole(request, body, MAX_BODY_BYTES).await.inspect_err(|_| count(account, "refused"))?;
+    let head = CallHead { token, headers: request.headers(), now: Utc::now() };
+    account.glance(&head).map_err(|why| door.refused(account, why))?;
+    let unread = |error: &ApiError| count(account, if error.is_passing() { "busy" } else { "refused" });
+    let body = read_within(door.bounds(&head), request, body).await.inspect_err(unread)?;
     // taken only now: a body that comes slowly takes nobody's turn
     let Ok(_turn) = door.turns.try_acquire() else {
         count(account, "busy");
         return Err(ApiError::too_busy());
     };
-    let delivery = Delivery { token, headers: request.headers(), body: &body, now: Utc::now() };
-    let news = match account.verify(&delivery).await {
-        Ok(Some(news)) => news,
-        Ok(None) => return Ok(answer(account, "ignored")),
-        Err(CallbackRefusal::Forged(why)) => return Err(door.forged(account, why)),
-        Err(CallbackRefusal::NotOffered) => {
-            count(account, "refused");
-            return Err(ApiError::no_callbacks());
-        }
-        Err(CallbackRefusal::NoKeys(why)) => {
-            count(account, "busy");
-            tracing::warn!(account = %account.name(), %why, "a callback cannot be verified: the provider is told to repeat it");
-            return Err(ApiError::unavailable("the signature cannot be verified now: repeat the call"));
-        }
-    };
-    let Some(hint) = hint_of(account, token, news) else { return Ok(answer(account, "ignored")) };
-    note(door, account, hint).await
+    let news = account.verify(&head, &body).await.map_err(|why| door.refused(account, why))?;
+    match news.and_then(|news| hint_of(account, token, news)) {
+        Some(hint) => note(door, account, hint).await,
+        None => Ok(answer(account, "ignored")),
+    }
 }
 
 fn hint_of(account: &CallbackAccount, token: Option<(&str, AttemptId)>, news: CallbackNews) -> Option<Hint> {

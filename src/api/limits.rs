@@ -1,6 +1,8 @@
 //! Bodies: read as raw bytes up to a hard limit, before anything is understood. The document shows what they should hold.
 
+use std::io;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -11,7 +13,7 @@ use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaR
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
-use super::error::ApiError;
+use super::error::{ApiError, BodyFault};
 use super::server::{BodyRoom, Buffer};
 use crate::domain::ImageFormat;
 
@@ -20,7 +22,7 @@ struct RawBody {
     body: Body,
     /// What `Content-Length` says.
     declared_bytes: Option<u64>,
-    /// The memory that all bodies share.
+    /// The memory that it shares with others.
     room: Option<BodyRoom>,
 }
 
@@ -48,13 +50,24 @@ impl RawBody {
     }
 }
 
-/// The whole body of a request that is no documented operation.
+/// How much of a body is taken, and how long it may take to come, beside what holds for every body.
+pub struct Bounds {
+    /// The memory for bodies of this kind, which is not that of the others.
+    pub room: BodyRoom,
+    pub max_bytes: usize,
+    /// From now to its end.
+    pub within: Duration,
+}
+
+/// The whole body of a request that anybody may send.
 ///
 /// # Errors
-/// As [`JsonBody::read`].
-pub async fn read_whole(request: &Request, body: Body, max_bytes: usize) -> Result<Bytes, ApiError> {
-    let raw = RawBody { body, declared_bytes: declared_bytes(request), room: request.data::<BodyRoom>().cloned() };
-    raw.read(max_bytes, ApiError::body_too_large).await
+/// As [`JsonBody::read`]; a body that is not there in time is one that came too slowly.
+pub async fn read_within(bounds: Bounds, request: &Request, body: Body) -> Result<Bytes, ApiError> {
+    let raw = RawBody { body, declared_bytes: declared_bytes(request), room: Some(bounds.room) };
+    let read = raw.read(bounds.max_bytes, ApiError::body_too_large);
+    let slow = |_| ApiError::body_failed(&io::Error::other(BodyFault::Slow));
+    tokio::time::timeout(bounds.within, read).await.map_err(slow)?
 }
 
 /// What `Content-Length` says.
@@ -144,11 +157,16 @@ impl<'a> ApiExtractor<'a> for ImageBody {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::marker::PhantomData;
+    use std::time::{Duration, Instant};
 
-    use poem::Body;
+    use bytes::Bytes;
+    use futures_util::StreamExt as _;
+    use futures_util::stream;
+    use poem::{Body, Request};
 
-    use super::{JsonBody, RawBody};
+    use super::{BodyRoom, Bounds, JsonBody, RawBody, read_within};
 
     fn body(text: &'static str, declared_bytes: Option<u64>) -> JsonBody<String> {
         let raw = RawBody { body: Body::from(text), declared_bytes, room: None };
@@ -160,5 +178,29 @@ mod tests {
         assert_eq!(body("12345", Some(5)).read(5).await.unwrap(), "12345");
         assert!(body("123456", None).read(5).await.is_err());
         assert!(body("", Some(6)).read(5).await.is_err());
+    }
+
+    /// A chunk, and then nothing for ever.
+    fn stuck(bytes: usize) -> Body {
+        let chunk = stream::once(async move { Ok::<_, io::Error>(Bytes::from(vec![b' '; bytes])) });
+        Body::from_bytes_stream(chunk.chain(stream::pending()))
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_to_its_end_holds_its_own_room_and_only_for_so_long() {
+        let (room, within) = (BodyRoom::new(4 << 10), Duration::from_millis(300));
+        let read = async |body: Body| {
+            let bounds = Bounds { room: room.clone(), max_bytes: 3 << 10, within };
+            read_within(bounds, &Request::default(), body).await.map_err(|error| error.to_string())
+        };
+        let whole = || Body::from(vec![b' '; 3 << 10]);
+        let started = Instant::now();
+        let (slow, meanwhile) =
+            tokio::join!(read(stuck(2 << 10)), async { (read(whole()).await, read("{}".into()).await) });
+        assert!(started.elapsed() >= within);
+        assert!(slow.unwrap_err().contains("came too slowly"));
+        assert!(meanwhile.0.unwrap_err().contains("too many large requests"));
+        assert_eq!(meanwhile.1.unwrap(), "{}");
+        assert_eq!(read(whole()).await.unwrap().len(), 3 << 10, "its memory is free again");
     }
 }

@@ -92,7 +92,7 @@ pub struct BodyRoom(Arc<Semaphore>);
 const UNIT_BYTES: usize = 1024;
 
 impl BodyRoom {
-    fn new(bytes: usize) -> BodyRoom {
+    pub fn new(bytes: usize) -> BodyRoom {
         BodyRoom(Arc::new(Semaphore::new((bytes / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS))))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::{
-    CallbackAddresses, CallbackBase, CallbackNews, CallbackRefusal, Delivery, KeySet, StandardWebhooks, Vendor,
+    CallHead, CallbackAddresses, CallbackBase, CallbackNews, CallbackRefusal, KeySet, StandardWebhooks, Vendor,
 };
 use crate::config::{Config, ProviderConfig, ProviderKind};
 use crate::domain::AttemptId;
@@ -92,11 +92,19 @@ impl CallbackAccount {
         self.addresses.attempt_of(token)
     }
 
+    /// Refuses what needs no body to be refused. A call that passes is not verified yet.
+    ///
+    /// # Errors
+    /// [`CallbackRefusal`], never for want of keys.
+    pub fn glance(&self, head: &CallHead<'_>) -> Result<(), CallbackRefusal> {
+        self.vendor.glance(head)
+    }
+
     /// What a call says; `None` when it is genuine and about something else than a video.
     ///
     /// # Errors
     /// [`CallbackRefusal`].
-    pub async fn verify(&self, call: &Delivery<'_>) -> Result<Option<CallbackNews>, CallbackRefusal> {
-        self.vendor.verify(call).await
+    pub async fn verify(&self, head: &CallHead<'_>, body: &[u8]) -> Result<Option<CallbackNews>, CallbackRefusal> {
+        self.vendor.verify(head, body).await
     }
 }

@@ -104,18 +104,18 @@ impl CallbackAddresses {
     }
 }
 
-/// A call as it came in.
+/// A call as far as it has come before its body.
 #[derive(Clone, Copy)]
-pub struct Delivery<'a> {
+pub struct CallHead<'a> {
     /// The token of its address, with the attempt that it names; `None` at the address for all.
     pub token: Option<(&'a str, AttemptId)>,
     pub headers: &'a HeaderMap,
-    pub body: &'a [u8],
+    /// When it came.
     pub now: DateTime<Utc>,
 }
 
-impl Delivery<'_> {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+impl<'a> CallHead<'a> {
+    pub(super) fn header(&self, name: &str) -> Option<&'a str> {
         self.headers.get(name)?.to_str().ok()
     }
 
@@ -151,8 +151,12 @@ pub enum CallbackRefusal {
 /// How one vendor signs.
 #[async_trait]
 pub(super) trait Vendor: Send + Sync {
-    /// What the call says; `None` when it is genuine and about something else than a video.
-    async fn verify(&self, call: &Delivery<'_>) -> Result<Option<CallbackNews>, CallbackRefusal>;
+    /// Refuses what needs no body to be refused: no such address, no signature, not now.
+    fn glance(&self, head: &CallHead<'_>) -> Result<(), CallbackRefusal>;
+
+    /// What the call says; `None` when it is genuine and about something else than a video. Whatever [`Vendor::glance`]
+    /// refuses is refused here too.
+    async fn verify(&self, head: &CallHead<'_>, body: &[u8]) -> Result<Option<CallbackNews>, CallbackRefusal>;
 }
 
 #[cfg(test)]

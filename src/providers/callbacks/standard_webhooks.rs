@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 
-use super::{CallbackRefusal, Delivery};
+use super::{CallHead, CallbackRefusal};
 use crate::domain::Secret;
 
 const PREFIX: &str = "whsec_";
@@ -30,21 +30,39 @@ impl StandardWebhooks {
         Ok(StandardWebhooks(hmac::Key::new(hmac::HMAC_SHA256, &key)))
     }
 
-    pub(in crate::providers) fn verify(&self, call: &Delivery<'_>) -> Result<(), CallbackRefusal> {
-        let forged = CallbackRefusal::Forged;
-        let header = |name| call.header(name).ok_or(forged("a header of Standard Webhooks is missing"));
-        let (id, timestamp, signatures) =
-            (header("webhook-id")?, header("webhook-timestamp")?, header("webhook-signature")?);
-        let seconds = timestamp.parse().map_err(|_| forged("its timestamp is no number"))?;
-        if !call.is_timely(seconds) {
-            return Err(forged("its timestamp is too old or too new"));
-        }
-        let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", call.body].concat();
+    /// Whether a call has the headers, and a time near enough.
+    pub(in crate::providers) fn glance(head: &CallHead<'_>) -> Result<(), CallbackRefusal> {
+        Headers::read(head).map(drop)
+    }
+
+    pub(in crate::providers) fn verify(&self, head: &CallHead<'_>, body: &[u8]) -> Result<(), CallbackRefusal> {
+        let Headers { id, timestamp, signatures } = Headers::read(head)?;
+        let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat();
         let is_good = |signature: &str| {
             let signature = signature.strip_prefix("v1,").and_then(|text| STANDARD.decode(text).ok());
             signature.is_some_and(|signature| hmac::verify(&self.0, &signed, &signature).is_ok())
         };
         let good = signatures.split(' ').take(MAX_SIGNATURES).any(is_good);
-        good.then_some(()).ok_or(forged("none of its signatures is good"))
+        good.then_some(()).ok_or(CallbackRefusal::Forged("none of its signatures is good"))
+    }
+}
+
+struct Headers<'a> {
+    id: &'a str,
+    timestamp: &'a str,
+    signatures: &'a str,
+}
+
+impl<'a> Headers<'a> {
+    fn read(head: &CallHead<'a>) -> Result<Headers<'a>, CallbackRefusal> {
+        let forged = CallbackRefusal::Forged;
+        let header = |name| head.header(name).ok_or(forged("a header of Standard Webhooks is missing"));
+        let (id, timestamp, signatures) =
+            (header("webhook-id")?, header("webhook-timestamp")?, header("webhook-signature")?);
+        let seconds = timestamp.parse().map_err(|_| forged("its timestamp is no number"))?;
+        if !head.is_timely(seconds) {
+            return Err(forged("its timestamp is too old or too new"));
+        }
+        Ok(Headers { id, timestamp, signatures })
     }
 }

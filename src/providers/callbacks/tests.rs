@@ -95,7 +95,7 @@ async fn a_known_standard_webhook_is_genuine_at_its_time_and_not_ten_minutes_lat
             ("webhook-signature", signature),
         ]);
         let now = DateTime::from_timestamp(seconds, 0).unwrap();
-        hooks.verify(&Delivery { token: None, headers: &headers, body, now }).is_ok()
+        hooks.verify(&CallHead { token: None, headers: &headers, now }, body).is_ok()
     };
     let (at, sent) = ("1750861210", 1_750_861_210);
     assert!(verdict(good, at, sent, body));
@@ -152,7 +152,7 @@ async fn fal_signs_the_bytes_that_came_and_not_others() {
     let desk = desk(fal(), Some(&server), None);
     let now = Utc::now();
     let verify = async |headers: &HeaderMap, body: &[u8], now| {
-        desk.verify(&Delivery { token: Some(("t", AttemptId::generate())), headers, body, now }).await
+        desk.verify(&CallHead { token: Some(("t", AttemptId::generate())), headers, now }, body).await
     };
     let signed = key.sign(now, FAL_BODY);
     assert_eq!(verify(&signed, FAL_BODY, now).await, news("req-1"));
@@ -173,8 +173,8 @@ async fn fal_signs_the_bytes_that_came_and_not_others() {
         changed.remove(&name);
         assert!(is_forged(&verify(&changed, FAL_BODY, now).await), "{name}");
     }
-    let call = Delivery { token: None, headers: &signed, body: FAL_BODY, now };
-    assert_eq!(desk.verify(&call).await, Err(CallbackRefusal::NotOffered));
+    let call = CallHead { token: None, headers: &signed, now };
+    assert_eq!(desk.verify(&call, FAL_BODY).await, Err(CallbackRefusal::NotOffered));
     assert_eq!(server.seen().len(), 1, "whatever came in, the keys were fetched once");
 }
 
@@ -221,7 +221,7 @@ async fn no_redirect_and_no_flood_of_keys_is_followed() {
         let desk = desk(fal(), Some(&server), None);
         let (now, token) = (Utc::now(), Some(("t", AttemptId::generate())));
         let signed = FalKey::new().sign(now, FAL_BODY);
-        let verdict = desk.verify(&Delivery { token, headers: &signed, body: FAL_BODY, now }).await;
+        let verdict = desk.verify(&CallHead { token, headers: &signed, now }, FAL_BODY).await;
         assert!(matches!(verdict, Err(CallbackRefusal::NoKeys(_))), "{verdict:?}");
     }
     assert!(elsewhere.seen().is_empty());
@@ -260,7 +260,7 @@ async fn a_jwt_of_google_names_a_job_only_where_it_speaks_of_this_address() {
     let verify = async |header: &Value, claims: &Value, body: &str| {
         let headers = headers(&[("webhook-signature", &jwt(header, claims))]);
         let token = Some((token.as_str(), attempt));
-        desk.verify(&Delivery { token, headers: &headers, body: body.as_bytes(), now }).await
+        desk.verify(&CallHead { token, headers: &headers, now }, body.as_bytes()).await
     };
     let body = r#"{"type": "interaction.completed", "version": "v1", "data": {"id": "int_1"}}"#;
     let at = now.timestamp();
@@ -296,8 +296,9 @@ async fn a_jwt_of_google_names_a_job_only_where_it_speaks_of_this_address() {
     signed.insert(40, 'A');
     for text in [signed.as_str(), "", "..", "a.b.c", "v1,AAAA"] {
         let headers = headers(&[("webhook-signature", text)]);
-        let call = Delivery { token: Some((&token, attempt)), headers: &headers, body: body.as_bytes(), now };
-        assert!(is_forged(&desk.verify(&call).await), "{text}");
+        let call = CallHead { token: Some((&token, attempt)), headers: &headers, now };
+        assert!(is_forged(&desk.verify(&call, body.as_bytes()).await), "{text}");
+        assert!(matches!(desk.glance(&call), Err(CallbackRefusal::Forged(_))), "{text}");
     }
     assert_eq!(server.seen().len(), 1);
 }
@@ -313,7 +314,7 @@ async fn a_hook_for_a_project_needs_its_secret_and_says_nothing_of_other_things(
     };
     let verify = async |desk: &CallbackAccount, body: &str| {
         let headers = sign(body);
-        desk.verify(&Delivery { token: None, headers: &headers, body: body.as_bytes(), now: Utc::now() }).await
+        desk.verify(&CallHead { token: None, headers: &headers, now: Utc::now() }, body.as_bytes()).await
     };
     let openai = desk(ProviderKind::OpenaiVideos, None, Some(SECRET));
     let event = |kind: &str| json!({"object": "event", "type": kind, "data": {"id": "video_1"}}).to_string();
@@ -329,4 +330,55 @@ async fn a_hook_for_a_project_needs_its_secret_and_says_nothing_of_other_things(
     assert_eq!(verify(&google, r#"{"type": "interaction.failed", "data": {"id": "int_1"}}"#).await, news("int_1"));
     let without = desk(ProviderKind::GeminiOmni, None, None);
     assert_eq!(verify(&without, "{}").await, Err(CallbackRefusal::NotOffered));
+}
+
+#[test]
+fn what_needs_no_body_is_refused_without_one() {
+    let keys = "http://127.0.0.1:9/keys";
+    let account = |kind, secret| {
+        let mut config = Config::from_sources("", []).unwrap();
+        let mut account = account("main", kind);
+        account.callbacks.keys_url = Some(keys.parse().unwrap());
+        account.callbacks.secret = secret;
+        config.set_provider(account);
+        let desk = CallbackDesk::from_config(&config, &Egress::new(), &base("https://v.example.com")).unwrap();
+        desk.account("main").unwrap()
+    };
+    let now = Utc::now();
+    let late = now - TimeDelta::seconds(302);
+    let hook = |at: DateTime<Utc>| {
+        let at = at.timestamp().to_string();
+        headers(&[("webhook-id", "msg_1"), ("webhook-timestamp", &at), ("webhook-signature", "v1,AAAA")])
+    };
+    let signed_by_google = |at: DateTime<Utc>| {
+        let jwt = jwt(&json!({"alg": "RS256"}), &json!({"iat": at.timestamp()}));
+        headers(&[("webhook-signature", &jwt)])
+    };
+    let fal_key = FalKey::new();
+    let signed_by_fal = |at| fal_key.sign(at, b"");
+    let token = Some(("t", AttemptId::generate()));
+    let secret = || Some(Secret::new(SECRET));
+    for (account, token, at_its_time, too_late) in [
+        (account(fal(), None), token, signed_by_fal(now), signed_by_fal(late)),
+        (account(ProviderKind::GeminiOmni, None), token, signed_by_google(now), signed_by_google(late)),
+        (account(ProviderKind::GeminiOmni, secret()), None, hook(now), hook(late)),
+        (account(ProviderKind::OpenaiVideos, secret()), None, hook(now), hook(late)),
+    ] {
+        let glance = |headers: &HeaderMap| account.glance(&CallHead { token, headers, now });
+        assert_eq!(glance(&at_its_time), Ok(()));
+        assert!(matches!(glance(&too_late), Err(CallbackRefusal::Forged(why)) if why.contains("too old")));
+        for name in at_its_time.keys() {
+            let mut without = at_its_time.clone();
+            without.remove(name);
+            assert!(matches!(glance(&without), Err(CallbackRefusal::Forged(why)) if why.contains("missing")), "{name}");
+        }
+    }
+    for (account, token) in [
+        (account(fal(), None), None),
+        (account(ProviderKind::GeminiOmni, None), None),
+        (account(ProviderKind::OpenaiVideos, secret()), token),
+    ] {
+        let head = CallHead { token, headers: &hook(now), now };
+        assert_eq!(account.glance(&head), Err(CallbackRefusal::NotOffered));
+    }
 }

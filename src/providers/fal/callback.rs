@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
-use super::super::callbacks::{CallbackNews, CallbackRefusal, Delivery, KeySet, Vendor, job_at};
+use super::super::callbacks::{CallHead, CallbackNews, CallbackRefusal, KeySet, Vendor, job_at};
 
 const ED25519_BYTES: usize = 64;
 
@@ -17,27 +17,45 @@ pub(in crate::providers) struct FalCallbacks(pub(in crate::providers) KeySet);
 
 #[async_trait]
 impl Vendor for FalCallbacks {
-    async fn verify(&self, call: &Delivery<'_>) -> Result<Option<CallbackNews>, CallbackRefusal> {
+    fn glance(&self, head: &CallHead<'_>) -> Result<(), CallbackRefusal> {
+        Headers::read(head).map(drop)
+    }
+
+    async fn verify(&self, head: &CallHead<'_>, body: &[u8]) -> Result<Option<CallbackNews>, CallbackRefusal> {
+        let Headers { request, user, timestamp, signature } = Headers::read(head)?;
+        let hash: String = digest(&SHA256, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let message = format!("{request}\n{user}\n{timestamp}\n{hash}");
+        if !self.0.any(|key| key.is_ed25519(message.as_bytes(), &signature)).await? {
+            return Err(CallbackRefusal::Forged("none of the published keys has signed it"));
+        }
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let ended = matches!(body.get("status").and_then(Value::as_str), Some("OK" | "ERROR"));
+        Ok(Some(CallbackNews { job: job_at(&body, &["request_id"]), ended }))
+    }
+}
+
+struct Headers<'a> {
+    request: &'a str,
+    user: &'a str,
+    timestamp: &'a str,
+    signature: Vec<u8>,
+}
+
+impl<'a> Headers<'a> {
+    fn read(head: &CallHead<'a>) -> Result<Headers<'a>, CallbackRefusal> {
         let forged = CallbackRefusal::Forged;
-        if call.token.is_none() {
+        if head.token.is_none() {
             return Err(CallbackRefusal::NotOffered);
         }
-        let header = |name| call.header(name).ok_or(forged("a header of fal's signature is missing"));
+        let header = |name| head.header(name).ok_or(forged("a header of fal's signature is missing"));
         let (request, user) = (header("x-fal-webhook-request-id")?, header("x-fal-webhook-user-id")?);
         let (timestamp, signature) = (header("x-fal-webhook-timestamp")?, header("x-fal-webhook-signature")?);
         let seconds = timestamp.parse().map_err(|_| forged("its timestamp is no number"))?;
-        if !call.is_timely(seconds) {
+        if !head.is_timely(seconds) {
             return Err(forged("its timestamp is too old or too new"));
         }
         let signature = from_hex(signature).ok_or(forged("its signature is not 64 bytes in hexadecimal digits"))?;
-        let hash: String = digest(&SHA256, call.body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        let message = format!("{request}\n{user}\n{timestamp}\n{hash}");
-        if !self.0.any(|key| key.is_ed25519(message.as_bytes(), &signature)).await? {
-            return Err(forged("none of the published keys has signed it"));
-        }
-        let body: Value = serde_json::from_slice(call.body).unwrap_or_default();
-        let ended = matches!(body.get("status").and_then(Value::as_str), Some("OK" | "ERROR"));
-        Ok(Some(CallbackNews { job: job_at(&body, &["request_id"]), ended }))
+        Ok(Headers { request, user, timestamp, signature })
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::super::adapter;
 use super::super::callbacks::{
-    CallbackAddresses, CallbackNews, CallbackRefusal, Delivery, KeySet, StandardWebhooks, Vendor, job_at,
+    CallHead, CallbackAddresses, CallbackNews, CallbackRefusal, KeySet, StandardWebhooks, Vendor, job_at,
 };
 use crate::domain::AttemptId;
 
@@ -41,12 +41,20 @@ pub(in crate::providers) fn hook(addresses: &CallbackAddresses, attempt: Attempt
 
 #[async_trait]
 impl Vendor for GoogleCallbacks {
-    async fn verify(&self, call: &Delivery<'_>) -> Result<Option<CallbackNews>, CallbackRefusal> {
-        match (call.token, &self.secret) {
-            (Some((token, _)), _) => self.dynamic(call, token).await,
+    fn glance(&self, head: &CallHead<'_>) -> Result<(), CallbackRefusal> {
+        match (head.token, &self.secret) {
+            (Some(_), _) => Jwt::of(head).map(drop),
+            (None, Some(_)) => StandardWebhooks::glance(head),
+            (None, None) => Err(CallbackRefusal::NotOffered),
+        }
+    }
+
+    async fn verify(&self, head: &CallHead<'_>, body: &[u8]) -> Result<Option<CallbackNews>, CallbackRefusal> {
+        match (head.token, &self.secret) {
+            (Some((token, _)), _) => self.dynamic(head, body, token).await,
             (None, Some(secret)) => {
-                secret.verify(call)?;
-                let news = news_of(&body_of(call));
+                secret.verify(head, body)?;
+                let news = news_of(&event_of(body));
                 Ok(news.filter(|news| news.job.is_some()))
             }
             (None, None) => Err(CallbackRefusal::NotOffered),
@@ -55,28 +63,28 @@ impl Vendor for GoogleCallbacks {
 }
 
 impl GoogleCallbacks {
-    async fn dynamic(&self, call: &Delivery<'_>, token: &str) -> Result<Option<CallbackNews>, CallbackRefusal> {
-        let forged = CallbackRefusal::Forged;
-        let header = call.header("webhook-signature").ok_or(forged("the header webhook-signature is missing"))?;
-        let jwt = Jwt::read(header).ok_or(forged("its signature is no JWT by RS256"))?;
+    async fn dynamic(
+        &self,
+        head: &CallHead<'_>,
+        body: &[u8],
+        token: &str,
+    ) -> Result<Option<CallbackNews>, CallbackRefusal> {
+        let jwt = Jwt::of(head)?;
         let is_its = |id: &Option<String>| jwt.key.is_none() || id.is_none() || *id == jwt.key;
         let signed = |key: &super::super::callbacks::PublicKey| {
             is_its(&key.id) && key.is_rs256(jwt.signed.as_bytes(), &jwt.signature)
         };
         if !self.keys.any(signed).await? {
-            return Err(forged("none of the published keys has signed it"));
+            return Err(CallbackRefusal::Forged("none of the published keys has signed it"));
         }
-        if !jwt.is_timely(call) {
-            return Err(forged("its JWT is too old, too new, or says nothing of its time"));
-        }
-        let event = if jwt.claims.get("data").is_some() { jwt.claims.clone() } else { body_of(call) };
+        let event = if jwt.claims.get("data").is_some() { jwt.claims.clone() } else { event_of(body) };
         let bound = jwt.speaks_of(self.addresses.of_token(token).as_str(), token);
         Ok(news_of(&event).map(|news| CallbackNews { job: news.job.filter(|_| bound), ..news }))
     }
 }
 
-fn body_of(call: &Delivery<'_>) -> Value {
-    serde_json::from_slice(call.body).unwrap_or_default()
+fn event_of(body: &[u8]) -> Value {
+    serde_json::from_slice(body).unwrap_or_default()
 }
 
 /// What an event says; `None` for those that are not about videos.
@@ -104,6 +112,17 @@ struct Jwt<'t> {
 }
 
 impl<'t> Jwt<'t> {
+    /// A call's own, if its time is near enough.
+    fn of(head: &CallHead<'t>) -> Result<Jwt<'t>, CallbackRefusal> {
+        let forged = CallbackRefusal::Forged;
+        let header = head.header("webhook-signature").ok_or(forged("the header webhook-signature is missing"))?;
+        let jwt = Jwt::read(header).ok_or(forged("its signature is no JWT by RS256"))?;
+        if !jwt.is_timely(head) {
+            return Err(forged("its JWT is too old, too new, or says nothing of its time"));
+        }
+        Ok(jwt)
+    }
+
     fn read(text: &'t str) -> Option<Jwt<'t>> {
         let (signed, signature) = text.trim().rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
@@ -115,11 +134,11 @@ impl<'t> Jwt<'t> {
         is_rs256.then_some(Jwt { signed, signature: URL_SAFE_NO_PAD.decode(signature).ok()?, key, claims })
     }
 
-    fn is_timely(&self, call: &Delivery<'_>) -> bool {
+    fn is_timely(&self, head: &CallHead<'_>) -> bool {
         let (issued, ends) = (adapter::json::whole(&self.claims, "iat"), adapter::json::whole(&self.claims, "exp"));
-        let now = call.now.timestamp();
+        let now = head.now.timestamp();
         (issued.is_some() || ends.is_some())
-            && issued.is_none_or(|at| call.is_timely(at))
+            && issued.is_none_or(|at| head.is_timely(at))
             && ends.is_none_or(|at| at.saturating_add(LEEWAY_SECS) > now)
     }
 

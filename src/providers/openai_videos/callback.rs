@@ -7,18 +7,23 @@
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::super::callbacks::{CallbackNews, CallbackRefusal, Delivery, StandardWebhooks, Vendor, job_at};
+use super::super::callbacks::{CallHead, CallbackNews, CallbackRefusal, StandardWebhooks, Vendor, job_at};
 
 pub(in crate::providers) struct OpenaiCallbacks(pub(in crate::providers) StandardWebhooks);
 
 #[async_trait]
 impl Vendor for OpenaiCallbacks {
-    async fn verify(&self, call: &Delivery<'_>) -> Result<Option<CallbackNews>, CallbackRefusal> {
-        if call.token.is_some() {
-            return Err(CallbackRefusal::NotOffered);
+    fn glance(&self, head: &CallHead<'_>) -> Result<(), CallbackRefusal> {
+        match head.token {
+            Some(_) => Err(CallbackRefusal::NotOffered),
+            None => StandardWebhooks::glance(head),
         }
-        self.0.verify(call)?;
-        let body: Value = serde_json::from_slice(call.body).unwrap_or_default();
+    }
+
+    async fn verify(&self, head: &CallHead<'_>, body: &[u8]) -> Result<Option<CallbackNews>, CallbackRefusal> {
+        self.glance(head)?;
+        self.0.verify(head, body)?;
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let kind = body.get("type").and_then(Value::as_str).unwrap_or_default();
         let job = job_at(&body, &["data", "id"]).filter(|_| kind.starts_with("video."));
         let ended = matches!(kind, "video.completed" | "video.failed");
