@@ -2,9 +2,10 @@
 //!
 //! Always holds: the memory for an image is reserved before its first byte is read and given back when the order was
 //! answered, so that two thousand videos with images take no more than the configured budget; encoding takes nothing beside it
-//! (`providers::adapter`). Who waits for memory for too long gives its worker's slot to another video. One tenant holds half of the budget at most: its slow servers make nobody else wait. Who wants an
-//! image that is being fetched waits for that fetch; one that was fetched is kept for a minute, unless its memory is
-//! needed: ten thousand items with one URL are a handful of requests.
+//! (`providers::adapter`). Who waits for memory for too long gives its worker's slot to another video. One tenant holds half
+//! of the budget at most: its slow servers make nobody else wait. Who wants an image that is being fetched waits for that
+//! fetch; one that was fetched is kept for a minute, unless its memory is needed: ten thousand items with one URL are a
+//! handful of requests.
 //! What is wrong with the image itself is final ([`FailureClass::InvalidInput`]); a server that is away is not.
 //! Refuses: to know what the image is for, to say more of a URL than its host and path (the rest may be a signature).
 
