@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use freezeframe::emulator::{CallbackFault, Fault, Profile, Rule, SentCallback};
 use nix::sys::signal::Signal;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-use crate::app::client::{Customer, http_client};
+use crate::app::client::{BATCHES, Customer, http_client};
 use crate::app::process::free_port;
-use crate::app::{API_AND_SCHEDULER, HOOK_SECRET, TestApp, TestSettings};
+use crate::app::{API_AND_SCHEDULER, HOOK_SECRET, PATIENCE, TestApp, TestSettings};
 
 /// Longer than any test: whoever waits for it has waited in vain.
 const FOR_EVER_MS: u64 = 600_000;
@@ -303,6 +305,88 @@ async fn a_flood_of_forged_calls_holds_nothing_up() {
     assert!(seen.iter().all(|status| [401, 503].contains(status)), "{seen:?}");
     assert!(seen.contains(&401));
     assert_eq!(app.count("select count(*) from provider_callbacks").await, 2);
+    app.finish().await;
+}
+
+/// A call by hand: its head with these headers, and so many bytes of a body that is longer.
+async fn begun_call(base: &str, path: &str, headers: &str, sent: usize) -> TcpStream {
+    let mut line = TcpStream::connect(base.rsplit_once("//").unwrap().1).await.unwrap();
+    let head = format!("POST /callbacks/{path} HTTP/1.1\r\nHost: test\r\nContent-Length: 65000\r\n{headers}\r\n");
+    line.write_all(head.as_bytes()).await.unwrap();
+    // it may be refused in the middle
+    let _ = line.write_all(&vec![b' '; sent]).await;
+    line
+}
+
+/// What is said until the connection is closed.
+async fn said(mut line: TcpStream) -> String {
+    let mut said = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, line.read_to_end(&mut said));
+    let _ = read.await.expect("the connection is never closed");
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// Headers of a call of a project that say everything but the truth.
+fn plausible(at: chrono::DateTime<chrono::Utc>) -> String {
+    format!("webhook-id: msg_1\r\nwebhook-timestamp: {}\r\nwebhook-signature: v1,AAAA\r\n", at.timestamp())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_be_refused_without_its_body_is_not_read() {
+    // nobody who waits for a body gives it up within this test
+    let patient = "body_stall_secs = 600\nbody_timeout_secs = 600";
+    let (app, customer) = start(TestSettings { http: patient, ..settings(FOR_EVER_MS) }).await;
+    let now = chrono::Utc::now();
+    for (path, headers, status) in [
+        ("fal", plausible(now), "404"),
+        ("hooked", String::new(), "401"),
+        ("hooked", plausible(now - chrono::TimeDelta::seconds(400)), "401"),
+        ("hooked", plausible(now).replace("webhook-signature", "signature"), "401"),
+    ] {
+        let answer = said(begun_call(&app.base(), path, &headers, 0).await).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {headers}: {answer}");
+    }
+    drop(customer);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_calls_take_no_memory_from_orders_nor_from_calls_whose_address_was_given_out() {
+    // as much for the bodies of all customers as one order may have
+    let one = "max_buffered_body_bytes = 4194304\nbody_stall_secs = 600\nbody_timeout_secs = 600";
+    let (app, customer) = start(TestSettings { http: one, ..settings(FOR_EVER_MS) }).await;
+    let (base, headers) = (app.base(), plausible(chrono::Utc::now()));
+    let crowd = (0..100).map(|_| begun_call(&base, "hooked", &headers, 60_000));
+    let crowd = futures_util::future::join_all(crowd).await;
+    let (told, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    for line in crowd {
+        let told = told.clone();
+        tokio::spawn(async move { told.send(said(line).await).unwrap() });
+    }
+    drop(told);
+    // the door's memory is full
+    let busy = answers.recv().await.unwrap();
+    assert!(busy.starts_with("HTTP/1.1 503 ") && busy.contains("retry-after: "), "{busy}");
+
+    let large = format!("{}{}", order([("fal", "a fox")]), " ".repeat(3_900_000));
+    let accepted = customer.call(Method::POST, BATCHES, &[], Some(large)).await.expect(202).batch_id();
+    completed(&app, &customer, &accepted).await;
+    answered(&app, "a fox", &[200]).await;
+
+    let mut slow = 0;
+    while let Some(answer) = answers.recv().await {
+        match answer.starts_with("HTTP/1.1 503 ") {
+            true => {}
+            false => {
+                assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("connection: close"), "{answer}");
+                slow += 1;
+            }
+        }
+    }
+    assert!(slow >= 60, "{slow} bodies were waited for");
+    // and free again
+    let id = customer.order(&order([("hooked", "a heron")])).await;
+    completed(&app, &customer, &id).await;
     app.finish().await;
 }
 
