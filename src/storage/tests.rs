@@ -385,12 +385,18 @@ async fn more_uploads_than_there_is_memory_for_take_turns() {
     assert_eq!(futures_util::future::try_join_all(puts).await.unwrap().len(), 40);
     assert_eq!(storage.upload_memory.free(), all);
 
-    // sources that never let go of a whole part each: there is room for ten, and not for what is longer beside them
+    // sources that never let go of a whole part each: there is room for ten at most (fewer where many hold a little each),
+    // and not for what is longer beside them
     let mut stuck = Stuck::begin(&storage, 20, LOCAL_PART_BYTES);
-    stuck.all_are_dry(10).await;
-    assert_eq!(storage.upload_memory.free(), (0, 0));
+    let full = async {
+        while storage.upload_memory.free() != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), full).await.expect("twenty parts did not fill eight");
     storage.put_video(&new_key(), body(&clip(100_000)), None).await.unwrap();
-    assert!(stuck.dry.try_recv().is_err(), "more uploads than there is memory for");
+    let whole = std::iter::from_fn(|| stuck.dry.try_recv().ok()).count();
+    assert!((2..=10).contains(&whole), "{whole} whole parts in the memory of eight and what needs none");
     stuck.uploads.shutdown().await;
     storage.put_video(&new_key(), body(&file), None).await.unwrap();
     assert_eq!(storage.upload_memory.free(), all);
