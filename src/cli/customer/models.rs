@@ -83,8 +83,8 @@ fn prices(model: &Model) -> String {
     let chars = amount(i64::try_from(model.max_prompt_chars).unwrap_or(i64::MAX));
     let image = match (model.accepts_reference_image, model.reference_image_matches_size) {
         (false, _) => "",
-        (true, false) => "; takes a reference image",
-        (true, true) => "; takes a reference image of the video's size",
+        (true, false) => "\n  takes a reference image",
+        (true, true) => "\n  takes a reference image of the video's size",
     };
     format!("  {}{until}; prompts of up to {chars} characters{image}\n\n{}", plain(&model.name), table.render())
 }
