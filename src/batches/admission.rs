@@ -9,9 +9,9 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use ulid::Ulid;
 
-use super::image;
-use super::item::Wrong;
+use super::faults::Wrong;
 use super::order::Order;
+use super::uploads::{self, UploadsError};
 use crate::db::{ActError, Database, Tx};
 use crate::domain::{BatchId, BatchStatus, Credits, ImageSource, TenantId, VideoId};
 use crate::idempotency::{self, Claimed, RequestHash};
@@ -62,6 +62,15 @@ impl From<FreezeError> for AdmissionError {
             FreezeError::Short { required, available } => AdmissionError::ShortOfCredits { required, available },
             FreezeError::Ledger(LedgerError::Database(error)) => AdmissionError::Database(error),
             FreezeError::Ledger(error) => AdmissionError::Ledger(error),
+        }
+    }
+}
+
+impl From<UploadsError> for AdmissionError {
+    fn from(error: UploadsError) -> AdmissionError {
+        match error {
+            UploadsError::Wrong(wrong) => AdmissionError::Images(wrong),
+            UploadsError::Database(error) => AdmissionError::Database(error),
         }
     }
 }
@@ -133,7 +142,7 @@ async fn admit(tx: &mut Tx, tenant: TenantId, order: &Order) -> Result<Admitted,
     let batch = BatchId::generate();
     let request_id = order.key.clone().unwrap_or_else(|| format!("req_{}", Ulid::generate()));
     let total = order.items.len() as u32;
-    let uploads = image::check_uploads(tx, tenant, order).await?;
+    let uploads = uploads::check_uploads(tx, tenant, order).await?;
     refuse_if_short(tx, tenant, order.total).await?;
     let created_at = insert_batch(tx, (tenant, batch), order, &request_id).await?;
     insert_lanes(tx, (tenant, batch), order).await?;

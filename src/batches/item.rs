@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use chrono::NaiveDate;
 use serde_json::{Map, Value};
 
+use super::faults::{Faults, refuse_unknown, text};
 use super::image::{self, IMAGE, IMAGE_URL};
 use crate::domain::{Credits, CustomId, ImageSource, Prompt, Size};
 use crate::providers::EgressPolicy;
@@ -13,13 +14,6 @@ use crate::providers::catalogue::{Catalogue, Model};
 const FIELDS: [&str; 8] = ["prompt", "model", "seconds", "size", "custom_id", "metadata", IMAGE_URL, IMAGE];
 /// Entries of a metadata object, and characters of a key and of a value, at the most.
 const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
-
-/// A fault and where it is, as a JSON pointer into the body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
-    pub pointer: String,
-    pub detail: String,
-}
 
 /// One video to be made.
 #[derive(Clone, Debug)]
@@ -35,31 +29,6 @@ pub struct OrderItem {
     /// That image must have the size of the video.
     pub image_matches_size: bool,
     pub price: Credits,
-}
-
-/// Collects what is wrong, each with its JSON pointer.
-pub(super) struct Faults<'a> {
-    pub(super) base: String,
-    pub(super) found: &'a mut Vec<Wrong>,
-}
-
-impl Faults<'_> {
-    pub(super) fn add(&mut self, field: &str, detail: impl Into<String>) {
-        let pointer = if field.is_empty() { self.base.clone() } else { format!("{}/{}", self.base, escaped(field)) };
-        self.found.push(Wrong { pointer, detail: detail.into() });
-    }
-}
-
-/// A field name as a part of a JSON pointer (RFC 6901).
-fn escaped(field: &str) -> String {
-    field.replace('~', "~0").replace('/', "~1")
-}
-
-/// Names fields that nobody knows: a misspelt `webhook_url` must not be ignored.
-pub(super) fn refuse_unknown(object: &Map<String, Value>, known: &[&str], faults: &mut Faults<'_>) {
-    for field in object.keys().filter(|field| !known.contains(&field.as_str())) {
-        faults.add(field, format!("is not a known field; known are {}", known.join(", ")));
-    }
 }
 
 pub(super) fn parse(
@@ -102,17 +71,6 @@ pub(super) fn parse(
         image_matches_size: model.reference_image_matches_size,
         price,
     })
-}
-
-pub(super) fn text<'v>(object: &'v Map<String, Value>, field: &str, faults: &mut Faults<'_>) -> Option<&'v str> {
-    match object.get(field) {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) => Some(text),
-        Some(_) => {
-            faults.add(field, "must be a string");
-            None
-        }
-    }
 }
 
 fn required<'v>(object: &'v Map<String, Value>, field: &str, faults: &mut Faults<'_>) -> Option<&'v str> {

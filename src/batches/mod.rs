@@ -7,13 +7,16 @@
 //! Refuses: to make videos, to move money by itself, to know HTTP.
 
 mod admission;
+mod faults;
 mod image;
 mod item;
 mod order;
+mod uploads;
 mod view;
 
 pub use admission::{Admission, AdmissionError, Admitted, Receipt};
-pub use item::{OrderItem, Wrong};
+pub use faults::Wrong;
+pub use item::OrderItem;
 pub use order::{MAX_KEY_CHARS, Order, OrderLimits, parse, repeated_request};
 pub use view::{
     BatchCounts, BatchView, VideoFailure, VideoOutput, VideoView, batch, batches, output_of, settled_batch, videos,

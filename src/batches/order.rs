@@ -6,7 +6,8 @@ use chrono::NaiveDate;
 use ring::digest;
 use serde_json::Value;
 
-use super::item::{self, Faults, OrderItem, Wrong};
+use super::faults::{self, Faults, Wrong};
+use super::item::{self, OrderItem};
 use crate::domain::{Credits, CustomId};
 use crate::idempotency::RequestHash;
 use crate::providers::EgressPolicy;
@@ -56,7 +57,7 @@ pub fn parse(
         faults.add("", "the body must be a JSON object with `items`");
         return Err(found);
     };
-    item::refuse_unknown(object, &FIELDS, &mut faults);
+    faults::refuse_unknown(object, &FIELDS, &mut faults);
     let key = key(body, header_keys, &mut faults);
     let webhook_url = webhook_url(body, limits, &mut faults);
     let metadata = item::metadata(object, &mut faults);

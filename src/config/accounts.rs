@@ -3,84 +3,18 @@
 //! Always holds: a key never stands in the file; the file names the environment variable that holds it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Value;
 use url::Url;
 
 use super::callbacks::{self, CallbackConfig};
-use super::fal::{self, FalConfig};
+use super::fal;
+use super::kinds::{GoogleIdentity, ProviderKind, VeoConfig, VertexConfig};
 use super::models::ModelConfig;
 use super::reader::{Reader, Section};
 use super::sections::rate;
 use crate::domain::Secret;
-
-/// Which protocol an account speaks, with the settings that only this protocol has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProviderKind {
-    /// The `/v1/videos` shape.
-    OpenaiVideos,
-    /// Veo on the Gemini API.
-    VeoGemini(VeoConfig),
-    /// Veo on Vertex AI.
-    VeoVertex(VeoConfig, VertexConfig),
-    /// Gemini Omni on the Interactions API.
-    GeminiOmni,
-    /// The queue of fal.
-    Fal(FalConfig),
-}
-
-impl ProviderKind {
-    /// Every kind, as the settings name it.
-    pub const NAMES: [&str; 5] = ["openai_videos", "veo_gemini", "veo_vertex", "gemini_omni", "fal"];
-
-    /// Whether the account has a key of its own.
-    fn has_key(&self) -> bool {
-        match self {
-            ProviderKind::OpenaiVideos
-            | ProviderKind::VeoGemini(_)
-            | ProviderKind::GeminiOmni
-            | ProviderKind::Fal(_) => true,
-            ProviderKind::VeoVertex(_, vertex) => vertex.identity == GoogleIdentity::Key,
-        }
-    }
-}
-
-/// What both flavours of Veo may be told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VeoConfig {
-    /// `personGeneration`; what is allowed depends on the place and the account, so that without it nothing is sent.
-    pub person_generation: Option<String>,
-    /// The same for orders with a reference image, for which other words are allowed.
-    pub person_generation_with_image: Option<String>,
-}
-
-/// Where Veo runs in Google's cloud, and as whom it is called.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VertexConfig {
-    pub project: String,
-    /// Such as `us-central1`.
-    pub location: String,
-    pub identity: GoogleIdentity,
-    /// `gs://bucket/prefix` for the finished files, without a slash at the end. Without it they come inside of the
-    /// answers, and a submission whose answer was lost cannot be found.
-    pub storage_uri: Option<String>,
-    /// Where the bucket is read: `https://storage.googleapis.com`.
-    pub storage_base_url: Url,
-    pub generate_audio: bool,
-}
-
-/// Who calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GoogleIdentity {
-    /// A service account: the account's key is the JSON text of its key file.
-    Key,
-    /// A service account: the JSON file of its key.
-    KeyFile(PathBuf),
-    /// The machine's own account, asked for at the metadata server.
-    Metadata,
-}
 
 /// One `[[provider]]`: an account at a video provider.
 #[derive(Clone, Debug)]
@@ -103,6 +37,16 @@ pub struct ProviderConfig {
 }
 
 impl ProviderConfig {
+    /// Whether callbacks of this account are taken at an installation that the world reaches at `public_url`.
+    pub fn takes_callbacks(&self, public_url: &Url) -> bool {
+        self.callbacks.are_taken((&self.kind, &self.base_url), public_url)
+    }
+
+    /// Where the keys are that sign this account's per-request callbacks; `None` when it has none.
+    pub fn callback_keys_url(&self) -> Option<Url> {
+        self.callbacks.keys_of((&self.kind, &self.base_url))
+    }
+
     /// An account whose key is given by code: a provider on loopback, for the demo, tests and benches.
     pub fn embedded(name: &str, base_url: Url, key: Secret) -> ProviderConfig {
         ProviderConfig {
@@ -267,4 +211,10 @@ pub(super) fn check_models(problems: &mut Vec<String>, providers: &[ProviderConf
 fn is_account_name(name: &str) -> bool {
     (1..=32).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+}
+
+/// The account whose callbacks the file wants although nothing says where the world reaches this service.
+pub(super) fn without_address<'a>(providers: &'a [ProviderConfig], public_url: Option<&Url>) -> Option<&'a str> {
+    let wants = |account: &&ProviderConfig| account.callbacks.wanted == Some(true) && public_url.is_none();
+    providers.iter().find(wants).map(|account| account.name.as_str())
 }

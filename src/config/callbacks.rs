@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use url::{Host, Url};
 
-use super::accounts::{ProviderConfig, ProviderKind};
+use super::kinds::ProviderKind;
 use super::reader::Section;
 use crate::domain::Secret;
 
@@ -20,7 +20,7 @@ const LOCAL_KEYS: &str = "/.well-known/jwks.json";
 /// The callbacks of one account.
 #[derive(Clone, Debug, Default)]
 pub struct CallbackConfig {
-    /// What the file says; `None` leaves it to [`ProviderConfig::takes_callbacks`].
+    /// What the file says; `None` leaves it to [`CallbackConfig::are_taken`].
     pub wanted: Option<bool>,
     /// The variable that holds the secret by which the vendor signs callbacks of a whole project.
     pub secret_env: Option<String>,
@@ -49,35 +49,35 @@ fn offered(kind: &ProviderKind) -> Offered {
     Offered { per_request, per_project }
 }
 
-impl ProviderConfig {
+impl CallbackConfig {
     /// Whether callbacks of this account are taken at an installation that the world reaches at `public_url`. Unless the
     /// file says it: where others can reach the address and it is encrypted, or the provider is on this machine; and there is
     /// something to check a signature with. Google's are a preview, and a project that has none may refuse an order that asks
     /// for them: they are taken only when the file says so.
-    pub fn takes_callbacks(&self, public_url: &Url) -> bool {
-        let offered = offered(&self.kind);
-        let verifiable = offered.per_request || (offered.per_project && self.has_callback_secret());
-        let preview = matches!(self.kind, ProviderKind::VeoGemini(_) | ProviderKind::GeminiOmni);
+    pub(super) fn are_taken(&self, (kind, base_url): (&ProviderKind, &Url), public_url: &Url) -> bool {
+        let offered = offered(kind);
+        let verifiable = offered.per_request || (offered.per_project && self.has_secret());
+        let preview = matches!(kind, ProviderKind::VeoGemini(_) | ProviderKind::GeminiOmni);
         let safe = public_url.scheme() == "https" && is_reachable(public_url) && !preview;
-        let reachable = safe || is_loopback(&self.base_url);
-        verifiable && self.callbacks.wanted.unwrap_or(reachable)
+        let reachable = safe || is_loopback(base_url);
+        verifiable && self.wanted.unwrap_or(reachable)
     }
 
     /// Where the keys are that sign this account's per-request callbacks; `None` when it has none.
-    pub fn callback_keys_url(&self) -> Option<Url> {
-        if !offered(&self.kind).per_request {
+    pub(super) fn keys_of(&self, (kind, base_url): (&ProviderKind, &Url)) -> Option<Url> {
+        if !offered(kind).per_request {
             return None;
         }
-        let given = self.callbacks.keys_url.clone();
-        given.or_else(|| match &self.kind {
-            _ if is_loopback(&self.base_url) => self.base_url.join(LOCAL_KEYS).ok(),
+        let given = self.keys_url.clone();
+        given.or_else(|| match kind {
+            _ if is_loopback(base_url) => base_url.join(LOCAL_KEYS).ok(),
             ProviderKind::Fal(_) => Url::parse(FAL_KEYS).ok(),
             _ => Url::parse(GOOGLE_KEYS).ok(),
         })
     }
 
-    fn has_callback_secret(&self) -> bool {
-        self.callbacks.secret_env.is_some() || self.callbacks.secret.is_some()
+    fn has_secret(&self) -> bool {
+        self.secret_env.is_some() || self.secret.is_some()
     }
 }
 
@@ -131,12 +131,6 @@ pub(super) fn read(
     }
     let secret = secret_env.as_ref().and_then(|variable| variables.get(variable)).map(|text| Secret::new(text.trim()));
     CallbackConfig { wanted, secret_env, secret, keys_url }
-}
-
-/// The account whose callbacks the file wants although nothing says where the world reaches this service.
-pub(super) fn without_address<'a>(providers: &'a [ProviderConfig], public_url: Option<&Url>) -> Option<&'a str> {
-    let wants = |account: &&ProviderConfig| account.callbacks.wanted == Some(true) && public_url.is_none();
-    providers.iter().find(wants).map(|account| account.name.as_str())
 }
 
 #[cfg(test)]

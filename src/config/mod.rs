@@ -11,6 +11,7 @@ mod callbacks;
 mod fal;
 mod http;
 mod images;
+mod kinds;
 mod live;
 mod models;
 mod reader;
@@ -27,11 +28,12 @@ use toml::Table;
 use url::Url;
 
 use crate::domain::Secret;
-pub use accounts::{GoogleIdentity, ProviderConfig, ProviderKind, VeoConfig, VertexConfig};
+pub use accounts::ProviderConfig;
 pub use callbacks::CallbackConfig;
 pub use fal::{FalConfig, InputPattern, Quantity};
 pub use http::{ConnectionLimits, HttpConfig, RequestLimits, TlsConfig, WaitLimits};
 pub use images::{IMAGE_MEMORY_UNIT, ImagesConfig};
+pub use kinds::{GoogleIdentity, ProviderKind, VeoConfig, VertexConfig};
 pub use live::Live;
 pub use models::{ModelConfig, RouteConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};
@@ -145,7 +147,7 @@ impl Config {
         let data_dir = top.text("data_dir").map_or_else(|| PathBuf::from(".freezeframe"), PathBuf::from);
         let listen = top.parsed("listen", "an address with a port, such as 127.0.0.1:8080");
         let public_url = top.web_url("public_url");
-        if let Some(account) = callbacks::without_address(&providers, public_url.as_ref()) {
+        if let Some(account) = accounts::without_address(&providers, public_url.as_ref()) {
             top.problem("public_url", format_args!("is missing: the provider {account:?} is to call back there"));
         }
         let database_url = read_database_url(&mut top, &variables);
