@@ -24,6 +24,7 @@ mod hostile;
 mod http;
 mod jobs;
 mod journal;
+mod listing;
 mod office;
 mod outcomes;
 mod profile;

@@ -50,19 +50,6 @@ pub(super) enum NoFile {
     Missing,
 }
 
-/// A page of the list of videos.
-pub(super) struct Page {
-    pub(super) limit: usize,
-    pub(super) ascending: bool,
-    pub(super) after: Option<String>,
-}
-
-/// Some of the jobs, and whether there are more.
-pub(super) struct Listed {
-    pub(super) jobs: Vec<Sight>,
-    pub(super) has_more: bool,
-}
-
 /// What is to be sent for a finished video.
 pub(super) struct Download {
     pub(super) order: Order,

@@ -73,6 +73,9 @@ pub struct Profile {
     pub charge_failed: bool,
     /// Sent as `openai-poll-after-ms` with every video object when set.
     pub poll_after_ms: Option<u64>,
+    /// While set, the list of jobs of the `/v1/videos` surface is answered with this status: an outage (500, 503), or a
+    /// vendor that has no list (404, 405).
+    pub list_outage_status: Option<u16>,
     /// What `/content` answers before completion: 404, or 400 as some gateways do.
     pub content_not_ready_status: u16,
     /// Length of the clips handed out; independent of the seconds bought, so that downloads stay small.
@@ -113,6 +116,7 @@ impl Profile {
             output_ttl_secs: 3_600,
             charge_failed: false,
             poll_after_ms: None,
+            list_outage_status: None,
             content_not_ready_status: 404,
             clip_seconds: 3,
             one_clip_for_all: false,

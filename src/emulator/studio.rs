@@ -12,7 +12,8 @@ use super::book::{Book, CreateStamp, Totals};
 use super::callbacks::CallbackFault;
 use super::clock::Clock;
 use super::jobs::{Job, Order, Sight, Spoil, Terms, Unavailable};
-use super::outcomes::{Created, Download, Invalid, Listed, NoFile, NotDeleted, NotSeen, Page};
+use super::listing::{self, Listed, Page};
+use super::outcomes::{Created, Download, Invalid, NoFile, NotDeleted, NotSeen};
 use super::profile::{Draw, Lot, Profile, scramble};
 use super::script::{Detour, Fault, OddPicture, Rule, Script};
 
@@ -168,21 +169,16 @@ impl Studio {
         Some(self.memory().visible(id)?.cancel(now_ms))
     }
 
-    /// `None` when the job after which the page begins is unknown.
-    pub(super) fn list(&self, page: &Page) -> Option<Listed> {
+    /// [`NotSeen::Unknown`] when it is the job behind which the page begins.
+    pub(super) fn list(&self, page: &Page) -> Result<Listed, NotSeen> {
         let now_ms = self.clock.now_ms();
         let memory = self.memory();
-        let after = match &page.after {
-            None => None,
-            Some(id) => Some(*memory.by_id.get(id.as_str())?),
-        };
-        Some(if page.ascending {
-            let jobs = memory.jobs[after.map_or(0, |position| position + 1)..].iter();
-            page_of(jobs, page.limit, now_ms)
-        } else {
-            let jobs = memory.jobs[..after.unwrap_or(memory.jobs.len())].iter().rev();
-            page_of(jobs, page.limit, now_ms)
-        })
+        if let Some(status) = memory.profile.list_outage_status {
+            return Err(NotSeen::Outage(status));
+        }
+        let position = |id: &String| memory.by_id.get(id.as_str()).copied().ok_or(NotSeen::Unknown);
+        let after = page.after.as_ref().map(position).transpose()?;
+        Ok(listing::turn(&memory.jobs, page, after, now_ms))
     }
 
     /// The finished videos whose destination begins with `place`.
@@ -376,12 +372,6 @@ impl Stamp {
     fn copied(&self) -> CreateStamp {
         CreateStamp { at_ms: self.at_ms, model: self.model.as_deref().map(str::to_owned), accepted: self.accepted }
     }
-}
-
-fn page_of<'a>(jobs: impl Iterator<Item = &'a Job>, limit: usize, now_ms: u64) -> Listed {
-    let mut visible = jobs.filter(|job| job.is_visible());
-    let jobs = visible.by_ref().take(limit).map(|job| job.sight(now_ms)).collect();
-    Listed { jobs, has_more: visible.next().is_some() }
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

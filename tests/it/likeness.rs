@@ -1,7 +1,7 @@
 //! Lost answers of orders with images, at an account whose list tells nothing of images: a job that can be one order's alone
 //! is found; one that may have been made from another order's image is nobody's, and costs the customer nothing.
 
-use freezeframe::emulator::{Fault, Rule};
+use freezeframe::emulator::{Fault, Profile, Rule};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -22,9 +22,19 @@ reference_image = true
 deadline_secs = 10
 "#;
 
+/// Nothing can be looked up at its provider before [`list_again`].
 async fn app() -> TestApp {
     let rules = vec![Rule::on_prompt("lost", Fault::DroppedAfterAccept)];
-    TestApp::start(TestSettings { rules, models: MODELS.to_owned(), ..TestSettings::default() }).await
+    let usual = TestSettings::default();
+    let profile = Profile { list_outage_status: Some(503), ..usual.profile.clone() };
+    TestApp::start(TestSettings { rules, profile, models: MODELS.to_owned(), ..usual }).await
+}
+
+/// Once so many orders have lost their answers, each may look for its job: whoever looked before the others had sent theirs
+/// would know that the only job there is its own.
+async fn list_again(app: &TestApp, orders: usize) {
+    app.until("every order is at the provider", async || app.emulator.book().jobs.len() == orders).await;
+    app.emulator.set_profile(TestSettings::default().profile);
 }
 
 /// An item that starts from an uploaded image of its own.
@@ -46,6 +56,7 @@ async fn the_lost_job_of_an_order_with_an_image_is_found_when_no_other_order_is_
         item("a lost owl"),
     ];
     let id = customer.order(&json!({"items": items})).await;
+    list_again(&app, 3).await;
     assert_eq!(app.finished_batch(&customer, &id).await.word("/status"), "completed");
     assert_eq!(app.emulator.book().jobs.len(), 3, "bought once each");
     app.finish().await;
@@ -61,6 +72,7 @@ async fn a_lost_job_that_may_be_from_another_image_is_given_to_nobody_and_refund
         item("a lost fox"),
     ];
     let id = customer.order(&json!({"items": items})).await;
+    list_again(&app, 3).await;
     let batch = app.finished_batch(&customer, &id).await;
     assert_eq!((batch.word("/status"), batch.number("/credits/refunded")), ("failed", 3 * 61));
     for video in customer.videos(&id).await {

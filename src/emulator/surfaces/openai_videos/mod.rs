@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 
 use super::super::content;
 use super::super::jobs::Sight;
+use super::super::listing::Page;
 use super::super::office::{Office, json_response};
-use super::super::outcomes::{Created, NoFile, NotDeleted, NotSeen, Page};
+use super::super::outcomes::{Created, NoFile, NotDeleted, NotSeen};
 use errors::ApiFault;
 use object::video_object;
 use request::Fields;
@@ -121,8 +122,12 @@ async fn list_videos(Query(query): Query<ListQuery>, office: Data<&Arc<Office>>)
         return ApiFault::new(400, message).param("limit").code("integer_above_max_value").into_response();
     }
     let page = Page { limit, ascending: query.order == Some(Order::Asc), after: query.after };
-    let Some(listed) = office.studio.list(&page) else {
-        return ApiFault::video_not_found(page.after.as_deref().unwrap_or_default()).into_response();
+    let listed = match office.studio.list(&page) {
+        Ok(listed) => listed,
+        Err(NotSeen::Outage(status)) => return ApiFault::outage(status).into_response(),
+        Err(NotSeen::Unknown) => {
+            return ApiFault::video_not_found(page.after.as_deref().unwrap_or_default()).into_response();
+        }
     };
     let id_of = |job: Option<&Sight>| job.map_or(Value::Null, |job| json!(&*job.id));
     let (first_id, last_id) = (id_of(listed.jobs.first()), id_of(listed.jobs.last()));
