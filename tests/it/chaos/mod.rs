@@ -7,6 +7,7 @@
 mod creates;
 mod deploys;
 mod kills;
+mod refusals;
 mod restarts;
 
 use std::time::Duration;
