@@ -9,6 +9,7 @@ mod deploys;
 mod kills;
 mod refusals;
 mod restarts;
+mod simulation;
 
 use std::time::Duration;
 
