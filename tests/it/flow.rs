@@ -408,7 +408,7 @@ async fn a_video_whose_wait_is_over_goes_before_those_never_tried() {
     // the second one is not made before the first one's wait is over
     app.until("the first one may be tried again while the second one is made", async || {
         app.count(
-            "select (select count(*) from videos where position = 0 and waits = 1
+            "select (select count(*) from videos where position = 0 and attempts_made >= 1
                         and (state <> 'waiting' or eligible_at <= now()))
                   * (select count(*) from videos v join attempts a on a.video_id = v.id
                         where v.position = 1 and a.state = 'accepted')
