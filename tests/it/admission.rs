@@ -26,7 +26,7 @@ async fn close(mut app: TestApp) {
     app.finish().await;
 }
 
-/// Asks until there is another answer than "come again": many at once may wait for a connection for longer than one may.
+/// Asks until the answer is another than "come again": of many at once some wait too long for a connection.
 async fn submit_again(customer: &Customer, body: &Value) -> Answer {
     let asked = Instant::now();
     loop {
