@@ -382,6 +382,9 @@ impl TestApp {
         );
         self.children.push(child);
         let at = self.children.len() - 1;
+        if roles.contains("api") {
+            self.children[at].listens().await;
+        }
         if roles.contains("worker") {
             let pid = self.children[at].id().to_string();
             self.until(&format!("worker process {pid} is ready"), async || {
