@@ -11,6 +11,7 @@ pub mod postgres;
 pub mod process;
 pub mod receiver;
 pub mod s3;
+pub mod wire_proxy;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use client::{BATCHES, Customer, http_client};
 use postgres::TestDatabase;
 use process::ChildService;
 use receiver::Receiver;
+use wire_proxy::WireProxy;
 
 /// The longest wait for anything. Reached by failing tests alone.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,6 +85,8 @@ pub struct TestSettings {
     pub models: String,
     /// Where the API inside the test listens, which is then its public address too.
     pub listen: Option<u16>,
+    /// The service reaches its database by way of [`TestApp::wire`]; what prepares and looks does not.
+    pub through_proxy: bool,
 }
 
 impl Default for TestSettings {
@@ -107,12 +111,15 @@ impl Default for TestSettings {
             two_emulators: false,
             models: String::new(),
             listen: None,
+            through_proxy: false,
         }
     }
 }
 
 pub struct TestApp {
     pub db: TestDatabase,
+    /// Between the service and the database, where a test wants one.
+    pub wire: Option<WireProxy>,
     pub emulator: Emulator,
     /// The one behind the account `veo`, where a test has two.
     pub second: Option<Emulator>,
@@ -243,7 +250,11 @@ impl TestApp {
         settings.rules.iter().cloned().for_each(|rule| emulator.script(rule));
         let accounts = [("sora", &emulator), ("veo", second.as_ref().unwrap_or(&emulator))];
         let text = settings_text(accounts, dir.path(), &settings);
-        let config = Config::from_sources(&text, variables(&db)).unwrap();
+        let wire = match settings.through_proxy {
+            true => Some(WireProxy::before(&db.url).await),
+            false => None,
+        };
+        let config = Config::from_sources(&text, variables(&db, wire.as_ref())).unwrap();
         let store = Store::open(&config).await.unwrap();
         let back_off = settings.skip_back_off.then(|| tokio::spawn(skip_back_off(db.pool.clone())));
         let mut app = TestApp {
@@ -257,6 +268,7 @@ impl TestApp {
             roles: settings.roles,
             provider: settings.provider,
             db,
+            wire,
             emulator,
             second,
             http,
@@ -286,7 +298,7 @@ impl TestApp {
     /// Has the roles inside the test take over other settings, as after a change of their file.
     pub fn reload(&mut self, settings: &str) {
         self.settings = settings.to_owned();
-        self.config = Config::from_sources(settings, variables(&self.db)).unwrap();
+        self.config = Config::from_sources(settings, variables(&self.db, self.wire.as_ref())).unwrap();
         self.service.as_ref().expect("nothing runs").offer.take_over(&self.config).unwrap();
     }
 
@@ -299,7 +311,7 @@ impl TestApp {
     pub async fn command(&self, args: &[&str]) -> std::process::Output {
         self.write_settings(&self.settings);
         let (args, dir) = (args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>(), self.dir.path().to_owned());
-        let variables = variables(&self.db);
+        let variables = variables(&self.db, self.wire.as_ref());
         tokio::task::spawn_blocking(move || process::run(&args, &dir, &variables)).await.unwrap()
     }
 
@@ -362,7 +374,7 @@ impl TestApp {
             roles,
             &self.settings,
             self.dir.path(),
-            &variables(&self.db).each_ref().map(|(name, value)| (name.as_str(), value.as_str())),
+            &variables(&self.db, self.wire.as_ref()).each_ref().map(|(name, value)| (name.as_str(), value.as_str())),
         );
         self.children.push(child);
         let at = self.children.len() - 1;
@@ -483,10 +495,15 @@ impl TestApp {
 }
 
 /// What the program reads from its environment.
-fn variables(db: &TestDatabase) -> [(String, String); 3] {
-    let variables =
-        [("DATABASE_URL", db.url.as_str()), (PROVIDER_KEY_VARIABLE, PROVIDER_KEY), (HOOK_SECRET_VARIABLE, HOOK_SECRET)];
-    variables.map(|(name, value)| (name.to_owned(), value.to_owned()))
+fn variables(db: &TestDatabase, wire: Option<&WireProxy>) -> [(String, String); 4] {
+    let way = |url: &str| wire.map_or_else(|| url.to_owned(), |wire| wire.through(url));
+    let variables = [
+        ("DATABASE_URL", way(&db.url)),
+        ("FREEZEFRAME_DATABASE_API_URL", db.api_url.as_deref().map(way).unwrap_or_default()),
+        (PROVIDER_KEY_VARIABLE, PROVIDER_KEY.to_owned()),
+        (HOOK_SECRET_VARIABLE, HOOK_SECRET.to_owned()),
+    ];
+    variables.map(|(name, value)| (name.to_owned(), value))
 }
 
 /// Waits until something holds that announces nothing.
