@@ -351,7 +351,7 @@ async fn a_tenant_is_named_for_one_transaction_alone_and_a_read_writes_nothing()
     let why = read.await.unwrap_err();
     assert_eq!(why.as_database_error().unwrap().code().unwrap(), "25006", "{why}");
     // an act that fails leaves nothing of it, and nothing of its tenant either
-    let act = db.act(two.tenants[0], "drain", |conn| {
+    let act = db.act(two.tenants[0], "drain", move |conn| {
         Box::pin(async move {
             sqlx::query(drained).execute(conn).await?;
             Err::<(), _>(sqlx::Error::RowNotFound)
@@ -372,6 +372,7 @@ async fn history_is_only_ever_added_to_by_whatever_trick_as_the_engine_and_as_a_
                 from credit_ledger l";
     let looked = || async { sqlx::query_scalar::<_, String>(look).fetch_one(two.app.pool()).await.unwrap() };
     let before = looked().await;
+    let knows_merge = two.app.count("select current_setting('server_version_num')::bigint").await >= 150_000;
     for role in ["freezeframe_app", "freezeframe_api"] {
         let mut session = session_as(&two.app, role).await;
         name_tenant(&mut session, &two.tenants[0].bare()).await;
@@ -407,6 +408,9 @@ async fn history_is_only_ever_added_to_by_whatever_trick_as_the_engine_and_as_a_
                 "set session_replication_role = replica".to_owned(),
                 "alter role freezeframe_app set session_replication_role = replica".to_owned(),
             ] {
+                if statement.starts_with("merge") && !knows_merge {
+                    continue;
+                }
                 // COPY FROM is not for tables with row security at all, which is another refusal
                 let error = run(&mut session, &statement).await.err();
                 let error = error.unwrap_or_else(|| panic!("as {role}, not refused: {statement}"));
