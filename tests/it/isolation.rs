@@ -177,7 +177,10 @@ async fn holes(two: &Two) -> Vec<String> {
     }
     let mut unnamed = request_session(&two.app).await;
     for table in ["videos", "credit_ledger", "attempts"] {
-        assert_eq!(number(&mut unnamed, &format!("select count(*) from {table}")).await, 0, "{table}");
+        let seen = number(&mut unnamed, &format!("select count(*) from {table}")).await;
+        if seen != 0 {
+            holes.push(format!("{table} shows {seen} rows to a session that never named a tenant"));
+        }
     }
     holes
 }
@@ -290,7 +293,9 @@ async fn a_session_of_requests_becomes_nobody_else() {
         let became = run(&mut session, &format!("set role {role}")).await;
         let now: String = sqlx::query_scalar("select current_user::text").fetch_one(&mut session).await.unwrap();
         assert_eq!(now, "freezeframe_api", "after set role {role}: {became:?}");
-        refused(&mut session, &format!("set session authorization '{role}'")).await;
+        if role != "none" {
+            refused(&mut session, &format!("set session authorization '{role}'")).await;
+        }
     }
     for escape in
         ["reset role", "reset session authorization", "set session authorization default", "discard all", "reset all"]
@@ -385,7 +390,7 @@ async fn history_is_only_ever_added_to_by_whatever_trick_as_the_engine_and_as_a_
                 format!("truncate {table} cascade"),
                 format!("merge into {table} t using (select 1) s on true when matched then delete"),
                 format!("merge into {table} t using (select 1) s on true when matched then update set {column} = 1"),
-                format!("insert into {table} select * from {table} on conflict ({key}) do update set {column} = 1"),
+                format!("insert into {table} overriding system value select * from {table} on conflict ({key}) do update set {column} = 1"),
                 format!("with gone as (delete from {table} returning *) select count(*) from gone"),
                 format!("select * from {table} for update"),
                 format!("copy {table} from program 'true'"),
