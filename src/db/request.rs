@@ -36,6 +36,8 @@ const ACT_WITHIN: Duration = Duration::from_secs(60);
 const RETURN_WITHIN: Duration = Duration::from_secs(5);
 /// An act without a connection by then is not begun: it would end in time only by luck.
 const BEGIN_WITHIN: Duration = Duration::from_secs(2);
+/// How long a stop waits for what goes on without its caller.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// A lock that an act does not get is told while its caller still waits: then it is certain that nothing was changed.
 const LOCK_WITHIN: Duration = Duration::from_millis(1_500);
 /// The longest statement of an act: ten thousand videos on a busy machine take a tenth of it.
@@ -204,12 +206,17 @@ impl RequestDb {
         self.look_up(|conn| Box::pin(super::migrate::is_migrated(conn))).await
     }
 
-    /// Waits for every act under way, then closes the pool. Acts begun later fail with `PoolClosed`.
+    /// Waits for every act under way, then closes the pool, for [`CLOSE_WITHIN`] at most: what hangs is closed with the
+    /// process, and the database decides it. Acts begun later fail with `PoolClosed`.
     pub async fn close(&self) {
-        self.acts.close();
-        self.acts.wait().await;
-        // one that hangs is closed with the process
-        let _ = tokio::time::timeout(RETURN_WITHIN, self.pool.close()).await;
+        let closed = async {
+            self.acts.close();
+            self.acts.wait().await;
+            self.pool.close().await;
+        };
+        if tokio::time::timeout(CLOSE_WITHIN, closed).await.is_err() {
+            tracing::warn!(acts = self.acts.len(), within = ?CLOSE_WITHIN, "not every act of a request ended in time");
+        }
     }
 }
 

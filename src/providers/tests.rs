@@ -657,8 +657,11 @@ fn the_registry_names_every_account_and_model_that_cannot_work() {
     assert!(error.to_string().contains("VEO_KEY") && !error.to_string().contains("break"), "{error}");
 }
 
-fn guarded(allow_private: bool) -> GuardedClient {
-    let policy = EgressPolicy { allow_private, timeout: Duration::from_millis(500), max_response_bytes: 8 };
+/// Longer than any answer of these servers takes.
+const PATIENT: Duration = Duration::from_secs(20);
+
+fn guarded(allow_private: bool, timeout: Duration) -> GuardedClient {
+    let policy = EgressPolicy { allow_private, timeout, max_response_bytes: 8 };
     Egress::new().guarded(policy).unwrap()
 }
 
@@ -670,7 +673,7 @@ async fn a_guarded_post_returns_every_answer_capped_and_follows_no_redirect() {
         reply(503, "busy").with("retry-after", 9),
     ])
     .await;
-    let client = guarded(true);
+    let client = guarded(true, PATIENT);
     let post = || client.post(&server.base, &[("webhook-id", "msg_1")], Bytes::from_static(b"{}"));
     let first = post().await.unwrap();
     assert_eq!((first.status, &first.body_prefix[..], first.truncated), (200, &b"twelve b"[..], true));
@@ -680,7 +683,7 @@ async fn a_guarded_post_returns_every_answer_capped_and_follows_no_redirect() {
     assert_eq!((third.status, third.retry_after, third.truncated), (503, Some(Duration::from_secs(9)), false));
     assert_eq!(server.seen()[0].body, "{}");
 
-    let refused = guarded(false).post(&server.base, &[], Bytes::new()).await;
+    let refused = guarded(false, PATIENT).post(&server.base, &[], Bytes::new()).await;
     assert!(matches!(refused, Err(EgressError::RefusedUrl(_))), "{refused:?}");
     let wrong = client.post(&server.base, &[("x", "a\nb")], Bytes::new()).await;
     assert!(matches!(wrong, Err(EgressError::Setup(_))), "{wrong:?}");
@@ -690,15 +693,15 @@ async fn a_guarded_post_returns_every_answer_capped_and_follows_no_redirect() {
 #[tokio::test]
 async fn a_guarded_post_without_an_answer_says_why() {
     let (silent, _) = raw_server(None).await;
-    let timeout = guarded(true).post(&silent, &[], Bytes::new()).await.unwrap_err();
-    assert_eq!(timeout, EgressError::Timeout(Duration::from_millis(500)));
+    let hasty = Duration::from_millis(500);
+    let timeout = guarded(true, hasty).post(&silent, &[], Bytes::new()).await.unwrap_err();
+    assert_eq!(timeout, EgressError::Timeout(hasty));
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed: Url = format!("http://{}/", free.local_addr().unwrap()).parse().unwrap();
     drop(free);
-    let refused = guarded(true).post(&closed, &[], Bytes::new()).await;
+    let refused = guarded(true, PATIENT).post(&closed, &[], Bytes::new()).await;
     assert!(matches!(refused, Err(EgressError::Connect(_))), "{refused:?}");
     let unknown: Url = "http://nobody.invalid/".parse().unwrap();
-    let patient = EgressPolicy { allow_private: true, timeout: Duration::from_secs(20), max_response_bytes: 8 };
-    let unresolved = Egress::new().guarded(patient).unwrap().post(&unknown, &[], Bytes::new()).await;
+    let unresolved = guarded(true, PATIENT).post(&unknown, &[], Bytes::new()).await;
     assert!(matches!(unresolved, Err(EgressError::Unresolved)), "{unresolved:?}");
 }

@@ -94,7 +94,7 @@ mod tests {
     use crate::domain::TenantId;
 
     fn turns(paces: &mut Paces, tenant: TenantId, tenant_rate: u32, account_rate: u32) -> u32 {
-        (0..10_000).filter(|_| paces.take((tenant, tenant_rate), ("lab", account_rate))).count() as u32
+        (0..10_000).take_while(|_| paces.take((tenant, tenant_rate), ("lab", account_rate))).count() as u32
     }
 
     #[test]

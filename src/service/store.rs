@@ -25,7 +25,7 @@ pub struct Store {
     url: String,
     /// Where requests log in; without it, as the owner who then acts as their role.
     api_url: Option<String>,
-    embedded: Option<Embedded>,
+    pub(super) embedded: Option<Embedded>,
 }
 
 impl Store {

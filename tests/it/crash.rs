@@ -30,8 +30,8 @@ async fn the_videos_of_a_killed_worker_are_resumed_and_none_is_bought_twice() {
         profile,
         slots: 1_000,
         // some are killed between their submission and its answer
-        rules: vec![Rule { latency_ms: Some(FOR_EVER_MS), ..Rule::on_prompt("7", Fault::SlowAnswer { ms: 4_000 }) }],
-        submit_timeout_secs: 30,
+        rules: vec![Rule { latency_ms: Some(FOR_EVER_MS), ..Rule::on_prompt("7", Fault::SlowAnswer { ms: 600_000 }) }],
+        submit_timeout_secs: 120,
         ..TestSettings::default()
     })
     .await;

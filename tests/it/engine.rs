@@ -29,6 +29,13 @@ fn long_jobs() -> TestSettings {
     TestSettings { profile, ..TestSettings::default() }
 }
 
+/// The settings of processes in which a worker may be silent for so long before it counts as dead.
+fn silent_for(app: &TestApp, dead_after_ms: u64) -> String {
+    let usual = "dead_after_ms = 2000";
+    assert!(app.settings.contains(usual), "{}", app.settings);
+    app.settings.replace(usual, &format!("dead_after_ms = {dead_after_ms}"))
+}
+
 /// The queue alone, on a database of its own, with a handler of the test's.
 struct Bench {
     test: TestDatabase,
@@ -198,16 +205,15 @@ async fn cutting_every_database_connection_under_load_costs_time_and_nothing_els
     let mut body = order_of(300, "a calm sea");
     body["webhook_url"] = url.into();
     customer.order(&body).await;
+    let ours = "from pg_stat_activity
+                where datname = current_database() and application_name like 'freezeframe%'";
     let mut cut = 0;
     for round in 1..=6 {
         let enough = format!("select (count(*) >= {})::int::bigint from settlements", round * 40);
         app.until(&format!("round {round}"), async || app.count(&enough).await == 1).await;
-        cut += app
-            .count(
-                "select count(pg_terminate_backend(pid)) from pg_stat_activity
-                 where datname = current_database() and application_name like 'freezeframe%'",
-            )
-            .await;
+        // not those alone that are just being opened again
+        app.until("they are connected", async || app.count(&format!("select count(*) {ours}")).await >= 10).await;
+        cut += app.count(&format!("select count(pg_terminate_backend(pid)) {ours}")).await;
     }
     assert!(cut > 50, "only {cut} connections were cut");
     app.all_batches_end().await;
@@ -255,6 +261,8 @@ async fn a_video_that_kills_three_workers_is_failed_and_refunded() {
 async fn a_worker_that_was_frozen_and_replaced_writes_nothing_any_more() {
     let videos = 12;
     let mut app = TestApp::start(TestSettings { roles: API_AND_SCHEDULER, ..long_jobs() }).await;
+    // long enough that only the frozen one is ever taken for dead
+    app.settings = silent_for(&app, 6_000);
     let customer = app.customer(10_000).await;
     let stale = app.start_process("worker").await;
     let id = customer.order(&order_of(videos, "a calm sea")).await;
@@ -272,7 +280,7 @@ async fn a_worker_that_was_frozen_and_replaced_writes_nothing_any_more() {
     app.emulator.advance_clock(FOR_EVER_MS);
     let batch = app.finished_batch(&customer, &id).await;
     assert_eq!((batch.word("/status"), batch.number("/credits/charged")), ("completed", 61 * videos as i64));
-    app.until("the first one has tried as well", async || app.emulator.totals().downloads == 2 * videos as u64).await;
+    app.until("the first one has tried as well", async || app.emulator.totals().downloads >= 2 * videos as u64).await;
     app.process(stale).terminate();
     // what counts is the second one's, file by file
     let stolen = format!("select count(*) from attempts where worker not like '%-{pid}-%' or lease_epoch <> 2");
@@ -286,6 +294,7 @@ async fn a_worker_that_was_frozen_and_replaced_writes_nothing_any_more() {
 async fn a_worker_that_is_asked_to_stop_hands_everything_over_at_once() {
     let videos = 20;
     let mut app = TestApp::start(TestSettings { roles: API_AND_SCHEDULER, ..long_jobs() }).await;
+    app.settings = silent_for(&app, 60_000);
     let customer = app.customer(10_000).await;
     let leaving = app.start_process("worker").await;
     let id = customer.order(&order_of(videos, "a calm sea")).await;
@@ -296,7 +305,7 @@ async fn a_worker_that_is_asked_to_stop_hands_everything_over_at_once() {
     let took = app.process(leaving).terminate();
     let kept = format!("select count(*) from apalis.jobs where lock_by like '%-{left}-%'");
     assert_eq!(app.count(&kept).await, 0, "jobs still locked by a worker that has ended");
-    assert!(took < Duration::from_millis(1_900), "it took {took:?}: that is waiting for death, not handing over");
+    assert!(took < Duration::from_secs(30), "it took {took:?}: that is waiting for death, not handing over");
     let pid = app.process(staying).id();
     let taken = format!("select (count(*) = {videos})::int::bigint from attempts where worker like '%-{pid}-%'");
     app.until("the other worker has them all", async || app.count(&taken).await == 1).await;
@@ -489,6 +498,13 @@ async fn statistics_that_say_the_tables_are_empty_do_not_make_the_work_quadratic
     app.set_roles(Roles::ALL);
     app.start_service().await;
     let customer = app.here(&customer);
+    // more than one patience may be needed for; the API counts without reading the tables that are watched
+    for part in 1..=10 {
+        app.until(&format!("{part} of 10 parts are made"), async || {
+            customer.batch(&id).await.number("/counts/succeeded") >= part * VIDEOS / 10
+        })
+        .await;
+    }
     assert_eq!(app.finished_batch(&customer, &id).await.word("/status"), "completed");
     // a session reports what it touched when it ends
     app.stop_service().await;

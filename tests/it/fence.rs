@@ -44,7 +44,11 @@ async fn one_released_video() -> TestApp {
         ))
         .await;
     }
-    app.execute("insert into workers (name, queue, slots) values ('first', 'generate', 1)").await;
+    // it does not beat, and is not to be taken for dead
+    app.execute(
+        "insert into workers (name, queue, slots, seen_at) values ('first', 'generate', 1, now() + interval '1 hour')",
+    )
+    .await;
     let customer = app.customer(1_000).await;
     customer.order(&order_of(1, "a calm sea")).await;
     app.until("the video is released", async || app.count("select count(*) from apalis.jobs").await == 1).await;

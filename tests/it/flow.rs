@@ -391,11 +391,13 @@ async fn a_repeated_wait_spends_no_attempt_however_often() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_video_whose_wait_is_over_goes_before_those_never_tried() {
-    let profile = Profile { latency_ms: (300, 300), ..TestSettings::default().profile };
+    const FOR_EVER_MS: u64 = 3_600_000;
     let app = TestApp::start(TestSettings {
         slots: 1,
-        profile,
-        rules: vec![rule("busy", Fault::RateLimited { retry_after_secs: None }).nth(Nth::only(1))],
+        rules: vec![
+            rule("busy", Fault::RateLimited { retry_after_secs: None }).nth(Nth::only(1)),
+            Rule::takes("calm", FOR_EVER_MS),
+        ],
         ..TestSettings::default()
     })
     .await;
@@ -403,6 +405,21 @@ async fn a_video_whose_wait_is_over_goes_before_those_never_tried() {
     let mut items: Vec<Value> = (0..5).map(|at| item(&format!("calm {at}"))).collect();
     items[0] = item("busy");
     let id = customer.order(&json!({"items": items})).await;
+    // the second one is not made before the first one's wait is over
+    app.until("the first one may be tried again while the second one is made", async || {
+        app.count(
+            "select (select count(*) from videos where position = 0 and attempts_made >= 1
+                        and (state <> 'waiting' or eligible_at <= now()))
+                  * (select count(*) from videos v join attempts a on a.video_id = v.id
+                        where v.position = 1 and a.state = 'accepted')
+                  * (select count(*) from provider_accounts where cooled_until <= now())",
+        )
+        .await
+            == 1
+    })
+    .await;
+    app.emulator.clear_script();
+    app.emulator.advance_clock(FOR_EVER_MS);
     app.finished_batch(&customer, &id).await;
     let order: Vec<i32> = sqlx::query_scalar(
         "select v.position from attempts a join videos v on v.id = a.video_id order by a.sent_at, a.video_id",

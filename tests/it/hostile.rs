@@ -38,6 +38,24 @@ fn end_of(video: &Value) -> End {
     }
 }
 
+/// The model of honest customers: on the account that the enemy uses too.
+fn patient(vendor: Vendor) -> String {
+    format!("patient-{}", vendor.shared())
+}
+
+/// The shared models once more, with a deadline that a slow machine keeps as well.
+fn patient_models(offered: &str) -> String {
+    let copies = Vendor::ALL.map(|vendor| {
+        let head = format!("[[model]]\nname = \"{}\"", vendor.shared());
+        let model = &offered[offered.find(&head).expect("every vendor has a shared model")..];
+        let model = model.split("\n[[").next().unwrap_or_default();
+        let (usual, long) = ("deadline_secs = 10\n", "deadline_secs = 120\n");
+        assert!(model.contains(usual), "{model}");
+        model.replace(&head, &format!("\n[[model]]\nname = \"{}\"", patient(vendor))).replace(usual, long)
+    });
+    copies.concat()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_hostility_fails_alone_and_is_refunded() {
     let mut app = TestApp::start(TestSettings {
@@ -49,11 +67,12 @@ async fn every_kind_of_hostility_fails_alone_and_is_refunded() {
         ..TestSettings::default()
     })
     .await;
-    let settings = format!("{}{}", app.settings, accounts_and_models(&app.emulator.url(""), "EMULATOR_KEY", (10, 250)));
+    let offered = accounts_and_models(&app.emulator.url(""), "EMULATOR_KEY", (10, 250));
+    let settings = format!("{}{offered}{}", app.settings, patient_models(&offered));
     app.reload(&settings);
     let (honest, attacked) = (app.customer(100_000).await, app.customer(100_000).await);
     let honest_items = |count: usize| -> Vec<Value> {
-        (0..count).map(|n| item(&Vendor::ALL[n % 4].shared(), &format!("A calm lake, take {n}"))).collect()
+        (0..count).map(|n| item(&patient(Vendor::ALL[n % 4]), &format!("A calm lake, take {n}"))).collect()
     };
     // the jobs that liars will claim to be theirs
     let first = honest.order(&json!({"items": honest_items(4)})).await;

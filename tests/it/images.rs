@@ -241,13 +241,50 @@ async fn images_arrive_bit_for_bit_and_one_url_is_asked_for_once() {
     app.finish().await;
 }
 
+/// What lies behind a URL, the class of the failure, words of what the customer is told, and how often it was tried.
+type Case = (&'static str, &'static str, &'static str, u32);
+
+/// A batch of images that cannot be had: each ends as its own failure, and all of it is refunded.
+async fn fails_with_its_images(app: &TestApp, host: &ImageHost, customer: &Customer, cases: &[Case]) {
+    let url = |file: &str| host.url(&format!("{file}?signature=hunter2"));
+    let items: Vec<Value> = cases.iter().map(|(file, ..)| with_url(file, &url(file))).collect();
+    let batch = customer.order(&json!({"items": items})).await;
+    let ended = app.finished_batch(customer, &batch).await;
+    assert_eq!((ended.word("/status"), ended.number("/credits/refunded")), ("failed", 61 * cases.len() as i64));
+    let videos = customer.videos(&batch).await;
+    assert_eq!(videos.len(), cases.len());
+    for (video, (file, class, words, attempts)) in videos.iter().zip(cases) {
+        let failure = &video["failure"];
+        let message = failure["detail"].as_str().unwrap_or_else(|| panic!("{file}: {failure}"));
+        assert_eq!(failure["type"], *class, "{file}: {message}");
+        assert!(message.starts_with("The reference image could not be used: "), "{file}: {message}");
+        assert!(message.contains(words), "{file}: {message}");
+        assert!(!message.contains("hunter2"), "{file}: {message}");
+        assert_eq!(video["attempts"], *attempts, "{file}");
+    }
+    // what was tried again had its source until the end, and no longer
+    assert_eq!(app.count(SOURCES).await, 0);
+    // nothing of it was anybody's fault but the image's
+    assert_eq!(app.count("select count(*) from videos where avoid is not null").await, 0);
+    assert_eq!(app.count("select count(*) from attempts where state = 'unresolved'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_never_comes_is_given_up_and_refunded() {
+    let more_storage = "fetch_timeout_secs = 1\n".to_owned();
+    let app = app(TestSettings { more_storage, ..TestSettings::default() }).await;
+    let host = ImageHost::start().await;
+    let customer = app.customer(1_000).await;
+    let silent = ("silent.png", "network", "no complete answer within", 8);
+    fails_with_its_images(&app, &host, &customer, &[silent]).await;
+    assert_eq!((jobs(&app).len(), customer.available().await), (0, 1_000));
+    app.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_image_that_cannot_be_had_ends_as_its_own_failure_and_is_refunded() {
-    let app = app(TestSettings {
-        more_storage: "max_image_bytes = 1000000\nfetch_timeout_secs = 1\n".to_owned(),
-        ..TestSettings::default()
-    })
-    .await;
+    let more_storage = "max_image_bytes = 1000000\n".to_owned();
+    let app = app(TestSettings { more_storage, ..TestSettings::default() }).await;
     let host = ImageHost::start().await;
     let customer = app.customer(100_000).await;
     let cases = [
@@ -260,30 +297,11 @@ async fn every_image_that_cannot_be_had_ends_as_its_own_failure_and_is_refunded(
         ("downgrade.png", "invalid_input", "must start with https", 1),
         ("loop.png", "invalid_input", "redirects too often", 1),
         ("away.png", "network", "answered 503", 8),
-        ("silent.png", "network", "no complete answer within", 8),
     ];
-    let url = |file: &str| host.url(&format!("{file}?signature=hunter2"));
-    let items: Vec<Value> = cases.iter().map(|(file, ..)| with_url(file, &url(file))).collect();
-    let batch = customer.order(&json!({"items": items})).await;
-    let flaky = customer.order(&json!({"items": [with_url("flaky", &url("flaky.png"))]})).await;
+    let flaky = with_url("flaky", &host.url("flaky.png?signature=hunter2"));
+    let flaky = customer.order(&json!({"items": [flaky]})).await;
     assert_eq!(app.finished_batch(&customer, &flaky).await.word("/status"), "completed");
-    let ended = app.finished_batch(&customer, &batch).await;
-    assert_eq!((ended.word("/status"), ended.number("/credits/refunded")), ("failed", 61 * cases.len() as i64));
-    let videos = customer.videos(&batch).await;
-    for (video, (file, class, words, attempts)) in videos.iter().zip(cases) {
-        let failure = &video["failure"];
-        let message = failure["detail"].as_str().unwrap_or_else(|| panic!("{file}: {failure}"));
-        assert_eq!(failure["type"], class, "{file}: {message}");
-        assert!(message.starts_with("The reference image could not be used: "), "{file}: {message}");
-        assert!(message.contains(words), "{file}: {message}");
-        assert!(!message.contains("hunter2"), "{file}: {message}");
-        assert_eq!(video["attempts"], attempts, "{file}");
-    }
-    // what was tried again had its source until the end, and no longer
-    assert_eq!(app.count(SOURCES).await, 0);
-    // nothing of it was anybody's fault but the image's
-    assert_eq!(app.count("select count(*) from videos where avoid is not null").await, 0);
-    assert_eq!(app.count("select count(*) from attempts where state = 'unresolved'").await, 0);
+    fails_with_its_images(&app, &host, &customer, &cases).await;
     assert_eq!(jobs(&app).len(), 1);
     assert_eq!(customer.available().await, 100_000 - 61);
     app.finish().await;

@@ -6,6 +6,7 @@
 mod admission;
 mod app;
 mod callbacks;
+mod chaos;
 mod cli;
 mod conformance;
 mod crash;
@@ -24,6 +25,7 @@ mod likeness;
 mod outages;
 mod routes;
 mod server;
+mod steps;
 mod storage;
 mod store;
 mod thumbnails;

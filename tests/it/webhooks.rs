@@ -61,9 +61,11 @@ async fn the_next_attempt_comes_after_the_pause_of_the_schedule() {
     play(&app, &customer, &url).await;
     app.receiver.wait_for("hooks", 1).await;
     app.until("the attempt is logged", async || app.count("select count(*) from delivery_attempts").await == 1).await;
-    let pause = "select (extract(epoch from next_attempt_at - started_at) * 1000)::bigint from delivery_attempts";
+    let pause =
+        "select (extract(epoch from next_attempt_at - started_at) * 1000)::bigint from delivery_attempts where n = 1";
     let pause = app.count(pause).await;
-    assert!((5_000..=6_500).contains(&pause), "{pause} ms after the first failure");
+    // from the attempt's beginning, which may have taken long; the next step of the schedule is five minutes
+    assert!((5_000..60_000).contains(&pause), "{pause} ms after the first failure");
     assert_eq!(app.count("select count(*) from apalis.jobs where run_at > now()").await, 1);
     app.excuse("jobs left in the queue");
     app.finish().await;
@@ -110,10 +112,10 @@ async fn a_redirect_is_a_failure_and_not_followed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_comes_too_late_is_none() {
-    let app = TestApp::start(TestSettings { webhook_timeout_secs: 1, ..TestSettings::default() }).await;
+    let app = TestApp::start(TestSettings { webhook_timeout_secs: 4, ..TestSettings::default() }).await;
     let customer = app.customer(1_000).await;
     let url = app.receiver.endpoint("hooks", &customer.webhook_secret);
-    app.receiver.script("hooks", [Reply::Late(Duration::from_secs(20))]);
+    app.receiver.script("hooks", [Reply::Late(Duration::from_secs(60))]);
     play(&app, &customer, &url).await;
     delivery_ends(&app, "delivered").await;
     let log = log(&app).await;

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod client;
 pub mod image_host;
 pub mod instant;
+pub mod own_server;
 pub mod postgres;
 pub mod process;
 pub mod receiver;
@@ -28,6 +29,7 @@ use tokio::task::JoinHandle;
 
 use audit::Audit;
 use client::{BATCHES, Customer, http_client};
+use own_server::OwnServer;
 use postgres::TestDatabase;
 use process::ChildService;
 use receiver::Receiver;
@@ -87,6 +89,8 @@ pub struct TestSettings {
     pub listen: Option<u16>,
     /// The service reaches its database by way of [`TestApp::wire`]; what prepares and looks does not.
     pub through_proxy: bool,
+    /// The database is on a server of the test's own: [`TestApp::server`].
+    pub own_server: bool,
 }
 
 impl Default for TestSettings {
@@ -112,6 +116,7 @@ impl Default for TestSettings {
             models: String::new(),
             listen: None,
             through_proxy: false,
+            own_server: false,
         }
     }
 }
@@ -120,6 +125,7 @@ pub struct TestApp {
     pub db: TestDatabase,
     /// Between the service and the database, where a test wants one.
     pub wire: Option<WireProxy>,
+    own_server: Option<OwnServer>,
     pub emulator: Emulator,
     /// The one behind the account `veo`, where a test has two.
     pub second: Option<Emulator>,
@@ -240,7 +246,11 @@ impl TestApp {
         let http = http_client();
         let test = std::thread::current().name().unwrap_or("?").to_owned();
         eprintln!("{test}: seed {}", settings.seed);
-        let db = TestDatabase::fresh().await;
+        let own_server = if settings.own_server { Some(OwnServer::start().await) } else { None };
+        let db = match &own_server {
+            Some(server) => TestDatabase::on(server).await,
+            None => TestDatabase::fresh().await,
+        };
         let dir = tempfile::tempdir().unwrap();
         let emulator = start_emulator(&settings, settings.seed).await;
         let second = match settings.two_emulators {
@@ -267,6 +277,7 @@ impl TestApp {
             finished: false,
             roles: settings.roles,
             provider: settings.provider,
+            own_server,
             db,
             wire,
             emulator,
@@ -352,6 +363,11 @@ impl TestApp {
         &self.db.pool
     }
 
+    /// The Postgres server, where it is the test's own.
+    pub fn server(&self) -> &OwnServer {
+        self.own_server.as_ref().expect("the settings ask for no server of the test's own")
+    }
+
     pub fn videos_dir(&self) -> PathBuf {
         self.dir.path().join("videos")
     }
@@ -378,6 +394,9 @@ impl TestApp {
         );
         self.children.push(child);
         let at = self.children.len() - 1;
+        if roles.contains("api") {
+            self.children[at].listens().await;
+        }
         if roles.contains("worker") {
             let pid = self.children[at].id().to_string();
             self.until(&format!("worker process {pid} is ready"), async || {
@@ -426,6 +445,17 @@ impl TestApp {
 
     pub async fn count(&self, query: &str) -> i64 {
         count(&self.db.pool, query).await
+    }
+
+    /// The same where the database may be away.
+    pub async fn try_count(&self, query: &str) -> Option<i64> {
+        sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&self.db.pool).await.ok()
+    }
+
+    /// Asks until the database answers.
+    pub async fn count_when_back(&self, query: &str) -> i64 {
+        self.until("the database answers", async || self.try_count("select 1::bigint").await.is_some()).await;
+        self.count(query).await
     }
 
     pub async fn execute(&self, statement: &str) -> u64 {

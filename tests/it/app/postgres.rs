@@ -17,6 +17,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOpti
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
+use super::own_server::OwnServer;
+
 /// What every database of this kind begins with on a server that others use as well.
 const FAMILY: &str = "freezeframe_test";
 
@@ -75,6 +77,18 @@ impl TestDatabase {
         eprintln!("{test}: database {name}");
         let api_url = cluster._own.as_ref().map(|_| as_requests(&url));
         TestDatabase { pool: pool(&url).await, name, url, api_url }
+    }
+}
+
+impl TestDatabase {
+    /// The only one of a server of the test's own.
+    pub async fn on(server: &OwnServer) -> TestDatabase {
+        let name = "freezeframe".to_owned();
+        db::create_database(&server.url("postgres"), &name, None).await.unwrap();
+        let url = server.url(&name);
+        db::migrate(&url).await.unwrap();
+        db::allow_login(&url, "freezeframe_api").await.unwrap();
+        TestDatabase { pool: pool(&url).await, name, api_url: Some(as_requests(&url)), url }
     }
 }
 
@@ -159,7 +173,7 @@ fn home() -> PathBuf {
     dir.keep()
 }
 
-fn janitor(embedded: &Embedded, root: &std::path::Path) -> Child {
+pub fn janitor(embedded: &Embedded, root: &std::path::Path) -> Child {
     Command::new("sh")
         .args(["-c", JANITOR, "janitor"])
         .arg(embedded.home().join("data/postmaster.pid"))

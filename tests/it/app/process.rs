@@ -36,7 +36,7 @@ pub struct ChildService {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     ended: Option<ExitStatus>,
-    /// Where the API listens, if it was asked for.
+    /// Where the API listens, once it has said so.
     pub base: String,
 }
 
@@ -45,9 +45,8 @@ impl ChildService {
     pub fn start(roles: &str, settings: &str, dir: &Path, variables: &[(&str, &str)]) -> ChildService {
         let file = dir.join(SETTINGS_FILE);
         std::fs::write(&file, settings).unwrap();
-        let port = free_port();
         let mut child = program()
-            .args(["serve", "--roles", roles, "--listen", &format!("127.0.0.1:{port}"), "--config"])
+            .args(["serve", "--roles", roles, "--listen", "127.0.0.1:0", "--config"])
             .arg(&file)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
@@ -58,7 +57,14 @@ impl ChildService {
         let log = Arc::new(Mutex::new(Vec::new()));
         collect(child.stdout.take().unwrap(), log.clone());
         collect(child.stderr.take().unwrap(), log.clone());
-        ChildService { child, log, ended: None, base: format!("http://127.0.0.1:{port}") }
+        ChildService { child, log, ended: None, base: String::new() }
+    }
+
+    /// Waits until the API says where it listens.
+    pub async fn listens(&mut self) {
+        let said = self.logged("API      ").await;
+        let address = said.split_once("://").and_then(|(_, rest)| rest.strip_suffix("/api/enterprise"));
+        self.base = format!("http://{}", address.unwrap_or_else(|| panic!("no address in {said:?}")));
     }
 
     pub fn id(&self) -> u32 {
@@ -68,6 +74,13 @@ impl ChildService {
     /// What it wrote so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
+    }
+
+    /// Waits until it has written a line with this; answers the line. What it does may be seen before it says so.
+    pub async fn logged(&self, part: &str) -> String {
+        let line = || self.log.lock().unwrap().iter().find(|line| line.contains(part)).cloned();
+        super::until(&format!("process {} writes {part:?}", self.id()), async || line().is_some()).await;
+        line().unwrap()
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -138,8 +138,11 @@ async fn watched(app: &TestApp, proxy: &Proxy, machine: &Machine) -> (String, Ch
     (id, child)
 }
 
+/// Longer than any test: such jobs end when the emulator's clock is advanced.
+const FOR_EVER_MS: u64 = 3_600_000;
+
 fn slow() -> TestSettings {
-    let profile = Profile { latency_ms: (4_000, 6_000), ..TestSettings::default().profile };
+    let profile = Profile { latency_ms: (FOR_EVER_MS, FOR_EVER_MS), ..TestSettings::default().profile };
     TestSettings { profile, ..TestSettings::default() }
 }
 
@@ -158,6 +161,7 @@ async fn watching_survives_a_restart_of_the_service() {
     app.start_service().await;
     proxy.lead_to(Some(&app.base()));
     line_with(&mut lines, "connected again").await;
+    app.emulator.advance_clock(FOR_EVER_MS);
     line_with(&mut lines, "100%  6 succeeded").await;
     let ran = Ran::from(child.wait_with_output().await.unwrap()).ends_with(0);
     assert_eq!(ran.document()["batch_id"], id);
@@ -178,6 +182,7 @@ async fn ctrl_c_leaves_the_batch_running_and_says_how_to_go_on() {
     line_with(&mut lines, &format!("the batch goes on: freezeframe batch watch {id}")).await;
     let ran = Ran::from(child.wait_with_output().await.unwrap()).ends_with(130);
     assert_eq!(ran.document()["status"], Value::from("processing"));
+    app.emulator.advance_clock(FOR_EVER_MS);
     assert_eq!(app.finished_batch(&customer, &id).await.word("/status"), "completed");
     app.finish().await;
 }
