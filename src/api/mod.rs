@@ -1,8 +1,9 @@
 //! The HTTP API: doors only. It turns requests into calls of the rooms below and their answers into documents.
 //!
-//! Always holds: a tenant's data is reached through a [`auth::Caller`] alone, and the database through a [`RequestDb`]; every error leaves as `problem+json` with a
-//! trace id ([`error`]); a body is read up to a limit before it is understood; nothing is frozen for an order that is not
-//! wholly valid. The OpenAPI document is made from the handlers and compared with `openapi/openapi.json`.
+//! Always holds: a tenant's data is reached through a [`auth::Caller`] alone, and the database through a [`RequestDb`];
+//! every error leaves as `problem+json` with a trace id ([`error`]); a body is read up to a limit before it is understood;
+//! nothing is frozen for an order that is not wholly valid. The OpenAPI document is made from the handlers and compared with
+//! `openapi/openapi.json`.
 //!
 //! Refuses: SQL, decisions, status codes outside of [`error`], prompts and keys in logs.
 //!

@@ -1,10 +1,12 @@
 //! The database: the only room that makes pools and begins transactions.
 //!
 //! The engine and operators have a [`Database`], across tenants; requests have a [`RequestDb`], one tenant at a time and
-//! bounded in time, and no way from the one to the other. Every session starts with the same settings: UTC, time-outs, the role it acts as. No borrower ever receives a
-//! connection with somebody else's open transaction: a future dropped while its `BEGIN` is under way leaves one behind, so
-//! each connection is asked before it is handed out. (`PgPool::try_acquire` would skip that question: never call it.) Money
-//! moves only in [`Database::act`], which a disconnecting client cannot cancel.
+//! bounded in time, and no way from the one to the other.
+//!
+//! Every session starts with the same settings: UTC, time-outs, the role it acts as. No borrower ever receives a connection
+//! with somebody else's open transaction: a future dropped while its `BEGIN` is under way leaves one behind, so each
+//! connection is asked before it is handed out. (`PgPool::try_acquire` would skip that question: never call it.) Money moves
+//! only in an act ([`Database::act`], [`RequestDb::act`]), which a disconnecting client cannot cancel.
 
 mod act;
 mod embedded;
