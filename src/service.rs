@@ -6,6 +6,7 @@
 
 mod listen;
 mod reload;
+mod store;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,13 +16,12 @@ use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use crate::api::{self, ApiState, CallbackDoor, HttpServer, Listeners};
 use crate::batches::Admission;
 use crate::callbacks::{Ears, Mailbox};
 use crate::config::{Config, Live};
-use crate::db::{self, Database, DatabaseSettings, Embedded, EmbeddedSettings};
+use crate::db::{Database, RequestDb};
 use crate::domain::MasterKey;
 use crate::engine::recorder::Recorder;
 use crate::metrics;
@@ -35,11 +35,8 @@ use crate::storage::{LinkSigner, Storage, StoreClients};
 use crate::webhooks::Courier;
 use crate::worker::{self, WorkerSettings};
 pub use reload::{CalledBack, Offer, ReloadError, SettingsWatch};
+pub use store::Store;
 
-/// The role that everything but migrating acts as; it owns nothing.
-const APP_ROLE: &str = "freezeframe_app";
-/// The database of the embedded server.
-const EMBEDDED_DATABASE: &str = "freezeframe";
 /// Connections of the pool that answers requests, and of the engine's pool.
 const API_CONNECTIONS: u32 = 16;
 const ENGINE_CONNECTIONS: u32 = 8;
@@ -67,114 +64,6 @@ impl Roles {
     pub const ALL: Roles = Roles { api: true, worker: true, scheduler: true };
 }
 
-/// A database that is migrated and ready, embedded or the user's own.
-pub struct Store {
-    url: String,
-    embedded: Option<Embedded>,
-}
-
-impl Store {
-    /// Starts or joins the embedded server unless the settings name a database, and migrates.
-    ///
-    /// # Errors
-    /// Says what is missing and how to get it.
-    pub async fn open(config: &Config) -> Result<Store> {
-        let store = match &config.database_url {
-            Some(url) => Store { url: url.expose().to_owned(), embedded: None },
-            None => {
-                let embedded = start_embedded(config).await?;
-                db::ensure_database(&embedded.url("postgres"), EMBEDDED_DATABASE).await?;
-                Store { url: embedded.url(EMBEDDED_DATABASE), embedded: Some(embedded) }
-            }
-        };
-        db::migrate(&store.url).await.context("the database could not be migrated")?;
-        Ok(store)
-    }
-
-    /// A new database of that name on the same server, for a run that must not touch the real one; an old one of that
-    /// name is removed.
-    ///
-    /// # Errors
-    /// As [`Store::open`].
-    pub async fn open_scratch(config: &Config, name: &str) -> Result<Store> {
-        let (admin, embedded) = match &config.database_url {
-            Some(url) => (url.expose().to_owned(), None),
-            None => {
-                let embedded = start_embedded(config).await?;
-                (embedded.url("postgres"), Some(embedded))
-            }
-        };
-        db::drop_database(&admin, name).await?;
-        db::create_database(&admin, name, None).await?;
-        let mut url = Url::parse(&admin).context("the address of the database")?;
-        url.set_path(name);
-        let store = Store { url: url.to_string(), embedded };
-        db::migrate(&store.url).await.context("the database could not be migrated")?;
-        Ok(store)
-    }
-
-    /// Removes the database that [`Store::open_scratch`] made.
-    ///
-    /// # Errors
-    /// When it could not be removed.
-    pub async fn drop_scratch(self) -> Result<()> {
-        let mut admin = Url::parse(&self.url).context("the address of the database")?;
-        let name = admin.path().trim_start_matches('/').to_owned();
-        admin.set_path("postgres");
-        db::drop_database(admin.as_str(), &name).await?;
-        self.release().await
-    }
-
-    /// The address of the database. May hold a password.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Connects as the owner of the tables: for migrations and measurements only.
-    ///
-    /// # Errors
-    /// When the database cannot be reached.
-    pub async fn connect_as_owner(&self) -> Result<Database> {
-        Database::connect(&DatabaseSettings { max_connections: 4, ..DatabaseSettings::new(&self.url) }).await
-    }
-
-    /// Connects as the application's role.
-    ///
-    /// # Errors
-    /// When the database cannot be reached.
-    pub async fn connect(&self, name: &str, connections: u32, engine_plans: bool) -> Result<Database> {
-        Database::connect(&DatabaseSettings {
-            application_name: format!("freezeframe {name}"),
-            max_connections: connections,
-            acquire_timeout: Duration::from_secs(4),
-            role: Some(APP_ROLE.to_owned()),
-            engine_plans,
-            ..DatabaseSettings::new(&self.url)
-        })
-        .await
-    }
-
-    /// Stops the embedded server when nobody else uses it.
-    ///
-    /// # Errors
-    /// When it could not be stopped.
-    pub async fn release(self) -> Result<()> {
-        if let Some(embedded) = self.embedded {
-            embedded.release().await?;
-        }
-        Ok(())
-    }
-}
-
-async fn start_embedded(config: &Config) -> Result<Embedded> {
-    Embedded::start(EmbeddedSettings {
-        root: config.data_dir.join("postgres"),
-        bin_dir: config.postgres_bin_dir.clone(),
-        run_as: config.postgres_run_as.clone(),
-    })
-    .await
-}
-
 /// Parts that a caller may bring along instead of those that the settings describe.
 #[derive(Default)]
 pub struct Parts {
@@ -188,7 +77,7 @@ pub struct Service {
     pub address: Option<SocketAddr>,
     /// Where the metrics are, when they have a port of their own.
     pub metrics_address: Option<SocketAddr>,
-    pub db: Database,
+    requests: Option<RequestDb>,
     pub master: Arc<MasterKey>,
     /// What this process offers and where it leads; replaced when the settings are read again.
     pub offer: Offer,
@@ -216,12 +105,11 @@ impl Service {
             Some(storage) => storage,
             None => Storage::open(&config.storage, || store_clients(&egress))?,
         };
-        let db = store.connect("api", API_CONNECTIONS, false).await?;
         let mut service = Service {
             address: None,
             metrics_address: None,
             stop_within: STOP_TIMEOUT + config.http.drain + config.http.finish,
-            db: db.clone(),
+            requests: None,
             master: master.clone(),
             offer: offer.clone(),
             stop: CancellationToken::new(),
@@ -236,7 +124,7 @@ impl Service {
         }
         if let (Some(listeners), Some(public_url)) = (listeners, public_url) {
             let links = LinkSigner::new(&master, public_url, config.storage.link_ttl)?;
-            service.start_api(config, (db, listeners), &offer, (storage.clone(), links))?;
+            service.start_api(config, (store, listeners), &offer, (storage.clone(), links)).await?;
         }
         if roles.worker || roles.scheduler {
             let engine = store.connect("engine", ENGINE_CONNECTIONS, true).await?;
@@ -251,14 +139,16 @@ impl Service {
         Ok(service)
     }
 
-    fn start_api(
+    async fn start_api(
         &mut self,
         config: &Config,
-        (db, listeners): (Database, Listeners),
+        (store, listeners): (&Store, Listeners),
         offer: &Offer,
         files: (Storage, LinkSigner),
     ) -> Result<()> {
-        let door = CallbackDoor::new(offer.desk.clone(), Mailbox::open(db.clone()));
+        let db = store.connect_requests("api", API_CONNECTIONS).await?;
+        self.requests = Some(db.clone());
+        let door = CallbackDoor::new(offer.desk.clone(), Mailbox::open(store.connect_mailbox().await?));
         let admission = Admission::new(db.clone());
         let state = ApiState::new(db, admission, offer.catalogue.clone(), files, config).with_callbacks(door);
         let server = HttpServer::new(state, &config.http)?;
@@ -354,7 +244,9 @@ impl Service {
         let stopped = tokio::time::timeout(within, all).await.unwrap_or_else(|_| {
             Err(anyhow::anyhow!("not everything was handed over within {within:?}; the rest is rescued by others"))
         });
-        self.db.close().await;
+        if let Some(requests) = self.requests {
+            requests.close().await;
+        }
         stopped
     }
 }

@@ -36,8 +36,8 @@ async fn identify(request: &Request, sent: auth::ApiKey) -> poem::Result<Tenant>
     if let Some(tenant) = state.known_keys.get(&hash) {
         return Ok(tenant);
     }
-    let mut conn = state.connection().await?;
-    match tenants::authenticate(&mut conn, &key).await.map_err(ApiError::from)? {
+    let known = state.db.look_up(move |conn| Box::pin(async move { tenants::authenticate(conn, hash).await })).await;
+    match known.map_err(ApiError::from)? {
         Some(tenant) => {
             state.known_keys.put(hash, tenant.clone());
             Ok(tenant)

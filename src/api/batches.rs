@@ -104,9 +104,14 @@ impl BatchesApi {
         cursor: Query<Option<String>>,
     ) -> Result<Json<VideoBatchPage>, ApiError> {
         let before: Option<BatchId> = page::after(LIST, cursor.0.as_deref())?;
-        let mut conn = state.connection().await?;
-        let status = status.0.map(|Word(status)| status);
-        let rows = batches::batches(&mut conn, caller.0.id, before, status, limit.rows()).await?;
+        let (tenant, status) = (caller.0.id, status.0.map(|Word(status)| status));
+        let most = limit.rows();
+        let rows = state
+            .db
+            .read(tenant, move |conn| {
+                Box::pin(async move { batches::batches(conn, tenant, before, status, most).await })
+            })
+            .await?;
         let (rows, next_cursor) = page::page(rows, limit.0, |batch| page::cursor(LIST, batch.id));
         Ok(Json(VideoBatchPage { data: rows.into_iter().map(VideoBatch::from).collect(), next_cursor }))
     }
@@ -124,8 +129,9 @@ impl BatchesApi {
         batch_id: Path<String>,
     ) -> Result<Json<VideoBatch>, ApiError> {
         let id = parse_id(&batch_id.0)?;
-        let mut conn = state.connection().await?;
-        let found = batches::batch(&mut conn, caller.0.id, id).await?;
+        let tenant = caller.0.id;
+        let found =
+            state.db.read(tenant, move |conn| Box::pin(async move { batches::batch(conn, tenant, id).await })).await?;
         Ok(Json(found.ok_or_else(|| no_batch(id))?.into()))
     }
 }

@@ -36,10 +36,7 @@ pub async fn file(request: &Request, Data(state): Data<&ApiState>) -> Result<Res
     let (what, video) = request.raw_path_param("file").and_then(Linked::parse).ok_or_else(no_file)?;
     let now = Utc::now();
     let expires = check_link(state, (what, video), request.uri().query().unwrap_or_default(), now)?;
-    let output = {
-        let mut conn = state.connection().await?;
-        batches::output_of(&mut conn, video).await?
-    };
+    let output = state.db.look_up(move |conn| Box::pin(async move { batches::output_of(conn, video).await })).await?;
     let output = output.ok_or_else(no_file)?;
     if !output.is_kept(state.storage.retention(), now) {
         return Err(ApiError::file_purged(output.kept_until(state.storage.retention()).min(now)));

@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::limits::ImageBody;
 use super::{ApiState, Topic};
 use crate::config::ImagesConfig;
+use crate::db;
 use crate::domain::{ImageFacts, ImageId, TenantId};
 use crate::images::{self, Image, ImageQuota, NewImage, ReserveError, Reserved};
 use crate::storage::ObjectKey;
@@ -97,17 +98,18 @@ impl ImagesApi {
         let body = body.read(state.images.max_bytes).await?;
         let (body, new) = examine(body).await?;
         let (tenant, quota) = (caller.0.id, state.images.quota);
-        let mut conn = state.connection().await?;
-        let known = images::known(&mut conn, tenant, new).await?;
-        drop(conn);
+        let known = state
+            .db
+            .act(tenant, "find image", move |conn| Box::pin(async move { images::known(conn, tenant, new).await }));
+        let known = known.await.map_err(not_noted)?;
         if let Some(image) = known {
             return Ok(Uploaded::Known(Json(ReferenceImage::new(&image, state.images))));
         }
         // before a connection is taken; the act keeps it even when the client goes
-        let turn = state.image_turns.take(tenant).await;
-        let reserve = state.db.act("reserve image", move |tx| {
+        let turn = db::in_time(state.image_turns.take(tenant)).await.map_err(|late| not_noted(late.into()))?;
+        let reserve = state.db.act(tenant, "reserve image", move |conn| {
             let _in_turn = &turn;
-            Box::pin(async move { images::reserve(tx, tenant, new, quota).await })
+            Box::pin(async move { images::reserve(conn, tenant, new, quota).await })
         });
         match reserve.await.map_err(not_reserved)? {
             Reserved::There(image) => Ok(Uploaded::Known(Json(ReferenceImage::new(&image, state.images)))),
@@ -131,8 +133,9 @@ impl ImagesApi {
     ) -> Result<Json<ReferenceImage>, ApiError> {
         let id: ImageId =
             image_id.0.parse().map_err(|error| ApiError::not_found(format!("the image id in the address {error}")))?;
-        let mut conn = state.connection().await?;
-        let image = images::find(&mut conn, caller.0.id, id).await?;
+        let tenant = caller.0.id;
+        let image =
+            state.db.read(tenant, move |conn| Box::pin(async move { images::find(conn, tenant, id).await })).await?;
         let image = image.ok_or_else(|| ApiError::not_found(format!("there is no image {id} of this tenant")))?;
         Ok(Json(ReferenceImage::new(&image, state.images)))
     }
@@ -156,8 +159,19 @@ async fn store(state: &ApiState, tenant: TenantId, image: &Image, body: Bytes) -
         tracing::warn!(%key, %error, "an image was not stored");
         ApiError::unavailable("the object store is not available: repeat the request")
     })?;
-    let mut conn = state.connection().await?;
-    Ok(images::stored(&mut conn, tenant, image.id).await?)
+    let id = image.id;
+    let noted = state
+        .db
+        .act(tenant, "store image", move |conn| Box::pin(async move { images::stored(conn, tenant, id).await }));
+    noted.await.map_err(not_noted)
+}
+
+/// Whatever became of it, the same upload again leads to the same image.
+fn not_noted(error: sqlx::Error) -> ApiError {
+    match db::commit_unknown(&error) {
+        Some(_) => ApiError::unavailable("the database did not answer in time: repeat the upload"),
+        None => error.into(),
+    }
 }
 
 fn not_reserved(error: ReserveError) -> ApiError {
@@ -166,6 +180,6 @@ fn not_reserved(error: ReserveError) -> ApiError {
         ReserveError::BeingDeleted => {
             ApiError::unavailable("this image is just being deleted because its time was over: repeat the upload")
         }
-        ReserveError::Database(error) => error.into(),
+        ReserveError::Database(error) => not_noted(error),
     }
 }

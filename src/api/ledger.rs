@@ -14,7 +14,7 @@ use super::words::Word;
 use super::{ApiState, Topic};
 use crate::batches;
 use crate::domain::{GrantSource, LedgerAct, VideoId};
-use crate::ledger::{self, Entry};
+use crate::ledger::{self, Entry, LedgerError};
 
 const LIST: &str = "ledger";
 
@@ -43,11 +43,15 @@ impl LedgerApi {
         let id = parse_id(&batch_id.0)?;
         let after: i64 = page::after(LIST, cursor.0.as_deref())?.unwrap_or(0);
         let tenant = caller.0.id;
-        let mut conn = state.connection().await?;
-        let rows = ledger::entries_of_batch(&mut conn, tenant, id, after, limit.rows()).await?;
-        if rows.is_empty() && batches::batch(&mut conn, tenant, id).await?.is_none() {
-            return Err(no_batch(id));
-        }
+        let most = limit.rows();
+        let rows = state.db.read(tenant, move |conn| {
+            Box::pin(async move {
+                let rows = ledger::entries_of_batch(conn, tenant, id, after, most).await?;
+                let exists = !rows.is_empty() || batches::batch(conn, tenant, id).await?.is_some();
+                Ok::<_, LedgerError>(exists.then_some(rows))
+            })
+        });
+        let rows = rows.await?.ok_or_else(|| no_batch(id))?;
         let (rows, next_cursor) = page::page(rows, limit.0, |entry| page::cursor(LIST, entry.id));
         Ok(Json(LedgerPage { data: rows.into_iter().map(LedgerEntry::from).collect(), next_cursor }))
     }

@@ -1,8 +1,9 @@
 //! The HTTP API: doors only. It turns requests into calls of the rooms below and their answers into documents.
 //!
-//! Always holds: a tenant's data is reached through a [`auth::Caller`] alone; every error leaves as `problem+json` with a
-//! trace id ([`error`]); a body is read up to a limit before it is understood; nothing is frozen for an order that is not
-//! wholly valid. The OpenAPI document is made from the handlers and compared with `openapi/openapi.json`.
+//! Always holds: a tenant's data is reached through a [`auth::Caller`] alone, and the database through a [`RequestDb`];
+//! every error leaves as `problem+json` with a trace id ([`error`]); a body is read up to a limit before it is understood;
+//! nothing is frozen for an order that is not wholly valid. The OpenAPI document is made from the handlers and compared with
+//! `openapi/openapi.json`.
 //!
 //! Refuses: SQL, decisions, status codes outside of [`error`], prompts and keys in logs.
 //!
@@ -32,38 +33,30 @@ mod words;
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use poem::{Endpoint, EndpointExt as _, Response, Route, get};
 use poem_openapi::{ExtraHeader, OpenApiService, Tags};
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::batches::{Admission, OrderLimits};
 use crate::config::{Config, Live};
-use crate::db::Database;
+use crate::db::RequestDb;
 use crate::providers::catalogue::Catalogue;
 use crate::providers::egress::EgressPolicy;
 use crate::storage::{LinkSigner, Storage};
 
 use auth::KnownKeys;
 pub use callbacks::CallbackDoor;
-use error::ApiError;
 use operations::Operations;
 pub use server::{HttpServer, Listeners, allow_files};
 
 /// Where the documented operations are mounted.
 const PREFIX: &str = "/api/enterprise";
-/// How long a request waits for connections to the database, all its waits together, before it is told to come back.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(4);
-/// The least of that for the second of two waits.
-const LEAST_WAIT: Duration = Duration::from_millis(100);
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiState {
-    db: Database,
+    db: RequestDb,
     admission: Admission,
     catalogue: Live<Catalogue>,
     storage: Storage,
@@ -80,10 +73,9 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    /// Takes the limits of requests from `config`. The pool of `db` should give up an acquire within 4 seconds, so that a
-    /// client is told so within 5.
+    /// Takes the limits of requests from `config`.
     pub fn new(
-        db: Database,
+        db: RequestDb,
         admission: Admission,
         catalogue: Live<Catalogue>,
         (storage, links): (Storage, LinkSigner),
@@ -121,18 +113,6 @@ impl ApiState {
     /// Takes callbacks of providers too.
     pub fn with_callbacks(self, door: CallbackDoor) -> ApiState {
         ApiState { callbacks: Some(door), ..self }
-    }
-
-    /// A connection for reads, within [`CONNECTION_WITHIN`].
-    async fn connection(&self) -> Result<PoolConnection<Postgres>, ApiError> {
-        let asked = Instant::now();
-        let within = server::left_of(CONNECTION_WITHIN).max(LEAST_WAIT);
-        let acquired = tokio::time::timeout(within, self.db.pool().acquire()).await;
-        server::waited(asked.elapsed());
-        match acquired {
-            Ok(acquired) => acquired.map_err(|error| ApiError::no_database(&error)),
-            Err(_) => Err(ApiError::no_database(&sqlx::Error::PoolTimedOut)),
-        }
     }
 }
 

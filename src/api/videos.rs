@@ -50,11 +50,15 @@ impl VideosApi {
         let id = parse_id(&batch_id.0)?;
         let after: Option<u32> = page::after(LIST, cursor.0.as_deref())?;
         let (tenant, wanted) = (caller.0.id, wanted.0.map(|Word(state)| state));
-        let mut conn = state.connection().await?;
-        let rows = batches::videos(&mut conn, (tenant, id), after, wanted, limit.rows()).await?;
-        if rows.is_empty() && batches::batch(&mut conn, tenant, id).await?.is_none() {
-            return Err(no_batch(id));
-        }
+        let most = limit.rows();
+        let rows = state.db.read(tenant, move |conn| {
+            Box::pin(async move {
+                let rows = batches::videos(conn, (tenant, id), after, wanted, most).await?;
+                let exists = !rows.is_empty() || batches::batch(conn, tenant, id).await?.is_some();
+                Ok::<_, sqlx::Error>(exists.then_some(rows))
+            })
+        });
+        let rows = rows.await?.ok_or_else(|| no_batch(id))?;
         let (rows, next_cursor) = page::page(rows, limit.0, |video| page::cursor(LIST, video.position));
         let now = Utc::now();
         let data =

@@ -23,8 +23,8 @@ impl WalletApi {
     #[oai(path = "/wallet", method = "get", operation_id = "getWallet")]
     async fn get(&self, caller: Caller, Data(state): Data<&ApiState>) -> Result<Json<WalletBalance>, ApiError> {
         let tenant = caller.0;
-        let mut conn = state.connection().await?;
-        let wallet = ledger::wallet(&mut conn, tenant.id).await?;
+        let id = tenant.id;
+        let wallet = state.db.read(id, move |conn| Box::pin(async move { ledger::wallet(conn, id).await })).await?;
         let settled = |available: i64, held: i64| {
             available
                 .checked_add(held)

@@ -12,7 +12,7 @@ use ulid::Ulid;
 use super::faults::Wrong;
 use super::order::Order;
 use super::uploads::{self, UploadsError};
-use crate::db::{ActError, Database, Tx};
+use crate::db::{ActError, RequestDb};
 use crate::domain::{BatchId, BatchStatus, Credits, ImageSource, TenantId, VideoId};
 use crate::idempotency::{self, Claimed, RequestHash};
 use crate::images;
@@ -87,11 +87,11 @@ impl ActError for AdmissionError {
 /// Admits orders.
 #[derive(Clone)]
 pub struct Admission {
-    db: Database,
+    db: RequestDb,
 }
 
 impl Admission {
-    pub fn new(db: Database) -> Admission {
+    pub fn new(db: RequestDb) -> Admission {
         Admission { db }
     }
 
@@ -101,9 +101,9 @@ impl Admission {
     /// [`AdmissionError`]; nothing was changed then.
     pub async fn admit(&self, tenant: TenantId, order: Arc<Order>) -> Result<Admitted, AdmissionError> {
         self.db
-            .act("admit batch", move |tx| {
+            .act(tenant, "admit batch", move |conn| {
                 let order = order.clone();
-                Box::pin(async move { admit(tx, tenant, &order).await })
+                Box::pin(async move { admit(conn, tenant, &order).await })
             })
             .await
     }
@@ -117,8 +117,11 @@ impl Admission {
         tenant: TenantId,
         (key, hash): (&str, &RequestHash),
     ) -> Result<Option<Receipt>, AdmissionError> {
-        let mut conn = self.db.pool().acquire().await?;
-        match idempotency::find(&mut conn, tenant, key, hash).await? {
+        let (key, hash) = (key.to_owned(), *hash);
+        let found = self
+            .db
+            .read(tenant, move |conn| Box::pin(async move { idempotency::find(conn, tenant, &key, &hash).await }));
+        match found.await? {
             Some(Claimed::Replay(answer)) => Ok(Some(receipt(answer)?)),
             Some(_) => Err(AdmissionError::KeyUsedForOtherContent),
             None => Ok(None),
@@ -130,9 +133,9 @@ fn receipt(answer: Value) -> Result<Receipt, AdmissionError> {
     serde_json::from_value(answer).map_err(|error| AdmissionError::BrokenAnswer(error.to_string()))
 }
 
-async fn admit(tx: &mut Tx, tenant: TenantId, order: &Order) -> Result<Admitted, AdmissionError> {
+async fn admit(conn: &mut PgConnection, tenant: TenantId, order: &Order) -> Result<Admitted, AdmissionError> {
     if let Some(key) = &order.key {
-        match idempotency::claim(tx, tenant, key, &order.hash).await? {
+        match idempotency::claim(conn, tenant, key, &order.hash).await? {
             Claimed::Fresh => {}
             Claimed::Replay(answer) => return Ok(Admitted::Replayed(receipt(answer)?)),
             Claimed::OtherContent => return Err(AdmissionError::KeyUsedForOtherContent),
@@ -142,25 +145,25 @@ async fn admit(tx: &mut Tx, tenant: TenantId, order: &Order) -> Result<Admitted,
     let batch = BatchId::generate();
     let request_id = order.key.clone().unwrap_or_else(|| format!("req_{}", Ulid::generate()));
     let total = order.items.len() as u32;
-    let uploads = uploads::check_uploads(tx, tenant, order).await?;
-    refuse_if_short(tx, tenant, order.total).await?;
-    let created_at = insert_batch(tx, (tenant, batch), order, &request_id).await?;
-    insert_lanes(tx, (tenant, batch), order).await?;
-    insert_videos(tx, (tenant, batch), order).await?;
+    let uploads = uploads::check_uploads(conn, tenant, order).await?;
+    refuse_if_short(conn, tenant, order.total).await?;
+    let created_at = insert_batch(conn, (tenant, batch), order, &request_id).await?;
+    insert_lanes(conn, (tenant, batch), order).await?;
+    insert_videos(conn, (tenant, batch), order).await?;
     if !uploads.is_empty() {
-        images::note_uses(tx, (tenant, batch), &uploads).await?;
+        images::note_uses(conn, (tenant, batch), &uploads).await?;
     }
     // last, because it locks the wallet until the commit: orders of one tenant wait for each other's freeze and not for
     // each other's thousands of videos
     let stamp = Stamp { actor: "tenant", reason: "batch_admitted", request_id: &request_id };
-    ledger::freeze(tx, (tenant, batch), order.total, total, stamp).await?;
+    ledger::freeze(conn, (tenant, batch), order.total, total, stamp).await?;
     let receipt =
         Receipt { batch_id: batch, status: BatchStatus::Queued, total, frozen_credits: order.total, created_at };
     if let Some(key) = &order.key {
         let answer = serde_json::to_value(&receipt).map_err(|error| AdmissionError::BrokenAnswer(error.to_string()))?;
-        idempotency::remember(tx, tenant, key, &order.hash, &answer).await?;
+        idempotency::remember(conn, tenant, key, &order.hash, &answer).await?;
     }
-    scheduler::wake(tx).await?;
+    scheduler::wake(conn).await?;
     Ok(Admitted::New(receipt))
 }
 

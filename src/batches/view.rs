@@ -302,10 +302,9 @@ fn failure(class: Option<&str>, message: Option<String>) -> Option<VideoFailure>
 pub async fn output_of(conn: &mut PgConnection, video: VideoId) -> Result<Option<VideoOutput>, sqlx::Error> {
     let row = sqlx::query_as!(
         OutputRow,
-        "select v.output_key as key, v.output_bytes as bytes, v.output_sha256 as sha256,
-             v.thumbnail_kind, v.thumbnail_bytes, v.thumbnail_sha256, v.finished_at, t.retention_days, v.purging_at,
-             v.purged_at
-         from videos v join tenants t on t.id = v.tenant_id where v.id = $1",
+        "select output_key as key, output_bytes as bytes, output_sha256 as sha256, thumbnail_kind, thumbnail_bytes,
+             thumbnail_sha256, finished_at, retention_days, purging_at, purged_at
+         from stored_file($1)",
         video as VideoId,
     )
     .fetch_optional(conn)

@@ -121,7 +121,7 @@ async fn run_on(config: &Config, store: &Store, bench: EngineBench) -> Result<En
 /// Posts everything and waits for the last webhook: (seconds, admission times in ms, cost).
 async fn measure(service: &Service, owner: &Database, bench: EngineBench) -> Result<(f64, Vec<f64>, Footprint)> {
     let credits = (Credits::new(1_000_000_000_000)?, GrantSource::Paid);
-    let tenant = billing::onboard(&service.db, &service.master, ("bench", 60_000_000, 1_000_000), credits).await?;
+    let tenant = billing::onboard(owner, &service.master, ("bench", 60_000_000, 1_000_000), credits).await?;
     let (hook, mut told) = receiver::start().await?;
     let address = service.address.context("the API has no address")?;
     let timeouts = ClientTimeouts {

@@ -73,6 +73,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// An existing Postgres; without it the embedded one is used.
     pub database_url: Option<Secret>,
+    /// The same Postgres with the login of requests, which can become nobody else there.
+    pub database_api_url: Option<Secret>,
     /// The installation's key in 64 hexadecimal digits, from which all others are derived; every process needs the same.
     /// Without it, the file `master.key` in the data directory, made at first use.
     pub master_key: Option<Secret>,
@@ -151,6 +153,7 @@ impl Config {
             top.problem("public_url", format_args!("is missing: the provider {account:?} is to call back there"));
         }
         let database_url = read_database_url(&mut top, &variables);
+        let database_api_url = read_database_api_url(&mut top, database_url.is_some());
         let master_key = top.text("master_key").map(Secret::new);
         let postgres_bin_dir = top.text("postgres_bin_dir").map(PathBuf::from);
         let postgres_run_as = top.text("postgres_run_as");
@@ -171,6 +174,7 @@ impl Config {
             listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             public_url,
             database_url,
+            database_api_url,
             master_key,
             postgres_bin_dir,
             postgres_run_as,
@@ -206,6 +210,20 @@ fn read_database_url(top: &mut Section<'_>, variables: &BTreeMap<String, String>
     let url = variables.get("DATABASE_URL").cloned().or(from_setting).map(Secret::new)?;
     if !is_postgres(url.expose()) {
         top.problem("database_url", "(or DATABASE_URL) must start with postgres:// or postgresql://");
+    }
+    Some(url)
+}
+
+fn read_database_api_url(top: &mut Section<'_>, has_database: bool) -> Option<Secret> {
+    let url = top.text("database_api_url").map(Secret::new)?;
+    if !is_postgres(url.expose()) {
+        top.problem("database_api_url", "must start with postgres:// or postgresql://");
+    }
+    if !has_database {
+        top.problem(
+            "database_api_url",
+            "needs database_url (or DATABASE_URL): the embedded database has this login by itself",
+        );
     }
     Some(url)
 }

@@ -126,6 +126,19 @@ fn each_kind_of_account_has_settings_of_its_own() {
 }
 
 #[test]
+fn the_login_of_requests_belongs_to_a_database_that_is_named() {
+    let url = "postgres://db/x";
+    let environment = variables(&[("DATABASE_URL", url), ("FREEZEFRAME_DATABASE_API_URL", url)]);
+    assert_eq!(Config::from_sources("", environment).unwrap().database_api_url.unwrap().expose(), url);
+    let environment = variables(&[("FREEZEFRAME_DATABASE_API_URL", url)]);
+    let alone = Config::from_sources("", environment).unwrap_err().to_string();
+    assert!(alone.contains("database_api_url") && alone.contains("needs database_url"), "{alone}");
+    let text = "database_url = \"postgres://db/x\"\ndatabase_api_url = \"mysql://db/x\"";
+    let wrong = Config::from_sources(text, []).unwrap_err().to_string();
+    assert!(wrong.contains("database_api_url") && wrong.contains("postgres://"), "{wrong}");
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_database_url_over_both() {
     let text = "listen = \"0.0.0.0:1\"\ndatabase_url = \"postgres://file\"\n[engine]\nslots = 7\n[log]\njson = false";
     let environment = variables(&[

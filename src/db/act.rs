@@ -14,6 +14,7 @@ use sqlx::{
     Executor, PgPool, Postgres,
     postgres::{PgDatabaseError, PgSeverity},
 };
+use tokio::task::JoinError;
 use tracing::Instrument;
 
 use super::Database;
@@ -69,7 +70,7 @@ impl fmt::Display for CommitUnknown {
 impl std::error::Error for CommitUnknown {}
 
 impl CommitUnknown {
-    fn into_error(self) -> sqlx::Error {
+    pub(super) fn into_error(self) -> sqlx::Error {
         tracing::error!(act = self.act, cause = %self.cause, "the answer to a commit was lost");
         sqlx::Error::Io(io::Error::other(self))
     }
@@ -95,25 +96,30 @@ impl Database {
         F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + Sync + 'static,
     {
         let pool = self.pool.clone();
-        let act = async move { attempt_until_settled(&pool, name, &work).await };
-        match self.acts.spawn(act.in_current_span()).await {
-            Ok(outcome) => outcome,
-            Err(gone) => match gone.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(stopped) => Err(CommitUnknown { act: name, cause: stopped.to_string() }.into_error().into()),
-            },
-        }
+        let act = async move { attempt_until_settled(name, || attempt_once(&pool, name, &work)).await };
+        ended(name, self.acts.spawn(act.in_current_span()).await)
     }
 }
 
-async fn attempt_until_settled<T, E, F>(pool: &PgPool, name: &'static str, work: &F) -> Result<T, E>
-where
-    E: ActError,
-    F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T, E>>,
-{
+/// What came of the task of an act. A panic in it goes on here.
+pub(super) fn ended<T, E: ActError>(name: &'static str, task: Result<Result<T, E>, JoinError>) -> Result<T, E> {
+    match task {
+        Ok(outcome) => outcome,
+        Err(gone) => match gone.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(stopped) => Err(CommitUnknown { act: name, cause: stopped.to_string() }.into_error().into()),
+        },
+    }
+}
+
+/// Makes attempts until one is committed or fails for good.
+pub(super) async fn attempt_until_settled<T, E: ActError, A: Future<Output = Result<T, E>>>(
+    name: &'static str,
+    once: impl Fn() -> A,
+) -> Result<T, E> {
     let mut attempt = 1;
     loop {
-        match attempt_once(pool, name, work).await {
+        match once().await {
             Err(error) if attempt < MAX_ATTEMPTS && lost_a_race(&error) => {
                 tracing::debug!(act = name, attempt, "the database gave the transaction up; running it again");
                 tokio::time::sleep(pause_after(attempt)).await;
@@ -130,7 +136,17 @@ where
     F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T, E>>,
 {
     let mut tx = pool.begin().await?;
-    match work(&mut tx).await {
+    let done = work(&mut tx).await;
+    end(name, tx, done).await
+}
+
+/// Commits what was done and rolls back what failed.
+pub(super) async fn end<T, E: ActError>(
+    name: &'static str,
+    tx: sqlx::Transaction<'_, Postgres>,
+    done: Result<T, E>,
+) -> Result<T, E> {
+    match done {
         Ok(value) => {
             commit(name, tx).await?;
             Ok(value)
@@ -147,7 +163,7 @@ where
 
 /// Commits `tx` and tells the three outcomes apart: done, refused by the database (any other error), and
 /// [`CommitUnknown`]. Plain `Transaction::commit` answers `Ok` for a failed transaction, which the server rolls back.
-pub async fn commit(name: &'static str, mut tx: Tx) -> Result<(), sqlx::Error> {
+pub async fn commit(name: &'static str, mut tx: sqlx::Transaction<'_, Postgres>) -> Result<(), sqlx::Error> {
     // Fails in a failed transaction, and raises what deferred constraints object to while the answer is still certain.
     match tx.execute("set constraints all immediate").await {
         Ok(_) => {}

@@ -14,7 +14,7 @@ use sqlx::{
     postgres::PgConnectOptions,
 };
 
-use super::{Database, redact};
+use super::redact;
 
 /// The history of our own migrations.
 const HISTORY_TABLE: &str = "public.freezeframe_migrations";
@@ -58,7 +58,15 @@ async fn run_all(connection: &mut PgConnection) -> Result<()> {
     ours.dangerous_set_table_name(HISTORY_TABLE);
     run("freezeframe", ours, connection).await?;
     // so that the service can tell whether it is ready
-    connection.execute(AssertSqlSafe(format!("grant select on {HISTORY_TABLE} to freezeframe_app"))).await?;
+    let granted = format!("grant select on {HISTORY_TABLE} to freezeframe_app, freezeframe_api");
+    connection.execute(AssertSqlSafe(granted)).await?;
+    // Belongs to the database and not to its schema, so a copy of it begins without. Only its owner may, and for anybody
+    // else it is a warning: nothing of ours finds a temporary table before one of ours.
+    let database: String = sqlx::query_scalar("select current_database()::text").fetch_one(&mut *connection).await?;
+    let temporary = format!("revoke temporary on database {} from public", quoted(&database));
+    if let Err(error) = connection.execute(AssertSqlSafe(temporary)).await {
+        tracing::debug!(%error, "everybody may go on making temporary tables in this database");
+    }
     Ok(())
 }
 
@@ -66,22 +74,17 @@ fn ours() -> Migrator {
     sqlx::migrate!("./migrations")
 }
 
-impl Database {
-    /// Whether the schema is at least as new as this program; `false` also for a database that was never migrated.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn is_migrated(&self) -> Result<bool, sqlx::Error> {
-        const UNDEFINED_TABLE: &str = "42P01";
-        const INSUFFICIENT_PRIVILEGE: &str = "42501";
-        let newest = format!("select max(version) from {HISTORY_TABLE} where success");
-        match sqlx::query_scalar::<_, Option<i64>>(AssertSqlSafe(newest)).fetch_one(self.pool()).await {
-            Ok(applied) => Ok(applied >= ours().iter().map(|migration| migration.version).max()),
-            Err(error) => match error.as_database_error().and_then(|answer| answer.code()).as_deref() {
-                Some(UNDEFINED_TABLE | INSUFFICIENT_PRIVILEGE) => Ok(false),
-                _ => Err(error),
-            },
-        }
+/// Whether the schema is at least as new as this program; `false` also for a database that was never migrated.
+pub(super) async fn is_migrated(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    const UNDEFINED_TABLE: &str = "42P01";
+    const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    let newest = format!("select max(version) from {HISTORY_TABLE} where success");
+    match sqlx::query_scalar::<_, Option<i64>>(AssertSqlSafe(newest)).fetch_one(connection).await {
+        Ok(applied) => Ok(applied >= ours().iter().map(|migration| migration.version).max()),
+        Err(error) => match error.as_database_error().and_then(|answer| answer.code()).as_deref() {
+            Some(UNDEFINED_TABLE | INSUFFICIENT_PRIVILEGE) => Ok(false),
+            _ => Err(error),
+        },
     }
 }
 
@@ -159,6 +162,32 @@ pub async fn ensure_database(admin_url: &str, name: &str) -> Result<()> {
         Some(code) if EXISTS.contains(&code.as_ref()) => Ok(()),
         _ => Err(error),
     }
+}
+
+/// Lets `role` log in, if it may not yet.
+pub async fn allow_login(admin_url: &str, role: &str) -> Result<()> {
+    // asked first, and again after a failure: two processes that change a role at once make one of them fail
+    if may_log_in(admin_url, role).await? {
+        return Ok(());
+    }
+    match administer(admin_url, format!("alter role {} login", quoted(role))).await {
+        Err(error) if !may_log_in(admin_url, role).await? => {
+            Err(error).with_context(|| format!("cannot let {role} log in"))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn may_log_in(url: &str, role: &str) -> Result<bool> {
+    let options = PgConnectOptions::from_str(url)?;
+    let mut connection =
+        options.connect().await.with_context(|| format!("cannot connect to the database {}", redact(url)))?;
+    let may: Option<bool> = sqlx::query_scalar("select rolcanlogin from pg_roles where rolname = $1")
+        .bind(role)
+        .fetch_optional(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(may.unwrap_or_default())
 }
 
 /// Drops a database if it exists, ending the sessions in it.

@@ -1,13 +1,17 @@
 //! The database: the only room that makes pools and begins transactions.
 //!
-//! Every session starts with the same settings: UTC, time-outs, the role it acts as. No borrower ever receives a
-//! connection with somebody else's open transaction: a future dropped while its `BEGIN` is under way leaves one behind, so
-//! each connection is asked before it is handed out. (`PgPool::try_acquire` would skip that question: never call it.) Money
-//! moves only in [`Database::act`], which a disconnecting client cannot cancel.
+//! The engine and operators have a [`Database`], across tenants; requests have a [`RequestDb`], one tenant at a time and
+//! bounded in time, and no way from the one to the other.
+//!
+//! Every session starts with the same settings: UTC, time-outs, the role it acts as. No borrower ever receives a connection
+//! with somebody else's open transaction: a future dropped while its `BEGIN` is under way leaves one behind, so each
+//! connection is asked before it is handed out. (`PgPool::try_acquire` would skip that question: never call it.) Money moves
+//! only in an act ([`Database::act`], [`RequestDb::act`]), which a disconnecting client cannot cancel.
 
 mod act;
 mod embedded;
 mod migrate;
+mod request;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -23,7 +27,8 @@ use tokio_util::task::TaskTracker;
 
 pub use act::{ActError, CommitUnknown, Tx, commit, commit_unknown};
 pub use embedded::{Embedded, EmbeddedSettings};
-pub use migrate::{create_database, drop_database, ensure_database, migrate};
+pub use migrate::{allow_login, create_database, drop_database, ensure_database, migrate};
+pub use request::{OutOfTime, REQUEST_WITHIN, RequestDb, counting_waits, in_time};
 pub use session::redact;
 
 /// How to reach the database and how its sessions behave.
@@ -89,16 +94,7 @@ pub struct Database {
 impl Database {
     /// Opens the pool with one connection in it; fails when the database cannot be reached within the acquire time-out.
     pub async fn connect(settings: &DatabaseSettings) -> Result<Database> {
-        let options = session::options(settings, settings.engine_plans)?;
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.max_connections)
-            .acquire_timeout(settings.acquire_timeout)
-            // The question below is a liveness test as well, and costs the same round trip.
-            .test_before_acquire(false)
-            .before_acquire(|connection, _| Box::pin(session::is_fit(connection)))
-            .connect_with(options)
-            .await
-            .with_context(|| format!("cannot connect to the database {}", redact(&settings.url)))?;
+        let pool = open_pool(settings).await?;
         Ok(Database { pool, engine_options: session::options(settings, true)?, acts: TaskTracker::new() })
     }
 
@@ -151,6 +147,19 @@ impl Database {
         self.acts.wait().await;
         self.pool.close().await;
     }
+}
+
+/// Opens a pool with one connection in it; fails when the database cannot be reached within the acquire time-out.
+async fn open_pool(settings: &DatabaseSettings) -> Result<PgPool> {
+    PgPoolOptions::new()
+        .max_connections(settings.max_connections)
+        .acquire_timeout(settings.acquire_timeout)
+        // The question below is a liveness test as well, and costs the same round trip.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(session::is_fit(connection)))
+        .connect_with(session::options(settings, settings.engine_plans)?)
+        .await
+        .with_context(|| format!("cannot connect to the database {}", redact(&settings.url)))
 }
 
 impl fmt::Debug for Database {

@@ -271,7 +271,7 @@ async fn every_session_has_the_settings_and_acts_as_the_role() {
     let pooled: Answer = sqlx::query_as(ask).fetch_one(database.pool()).await.unwrap();
     let expected = |seqscan: &str| -> Answer {
         let [zone, lock, idle, name, seqscan] =
-            ["UTC", "1500ms", "30s", "room test", seqscan].map(|value| value.to_owned());
+            ["UTC", "1500ms", "5s", "room test", seqscan].map(|value| value.to_owned());
         (role.clone(), zone, lock, idle, name, seqscan)
     };
     assert_eq!(pooled, expected("on"));

@@ -221,7 +221,25 @@ fn broken_doors(source: &Source) -> Vec<String> {
     if ["api", "admin", "cli", "worker", "main", "service"].contains(&source.room()) && code.contains("sqlx::query") {
         broken.push(format!("{} has SQL: that stands on the floors below", source.path));
     }
+    if ["api", "admin"].contains(&source.room()) {
+        broken.extend(names_the_engine(&code).map(|name| {
+            format!("{} names `{name}`: requests have a RequestDb, and no way to the engine's sessions", source.path)
+        }));
+    }
     broken
+}
+
+/// What leads to sessions across tenants. A variant of an error may have the name.
+const OUT_OF_REACH: [&str; 5] = ["Database", "DatabaseSettings", "PgPool", "PgPoolOptions", "PgConnection"];
+
+fn names_the_engine(code: &str) -> impl Iterator<Item = &'static str> {
+    OUT_OF_REACH.into_iter().filter(move |name| {
+        code.match_indices(name).any(|(at, _)| {
+            let (before, after) = (&code[..at], &code[at + name.len()..]);
+            let is_part = before.bytes().last().is_some_and(is_word) || after.bytes().next().is_some_and(is_word);
+            !is_part && !before.ends_with("Error::")
+        })
+    })
 }
 
 /// Lines of code of each function, by name; comments and blank lines do not count.
@@ -357,11 +375,18 @@ fn planted_violations_are_found() {
         ("ledger/x.rs", "let tx = pool.begin().await?;"),
         ("worker.rs", "metrics::counter!(\"x\").increment(1);"),
         ("storage/x.rs", "let client = reqwest::Client::builder().build()?;"),
+        ("api/wallet.rs", "use crate::db::{self, Database};"),
+        ("api/wallet.rs", "fn f(db: &db::Database) {}"),
+        ("api/mod.rs", "let conn = PgConnection::connect(url).await?;"),
     ];
     for (path, text) in doors {
         assert!(!broken_doors(&Source::new(path, text)).is_empty(), "{path}: {text}");
     }
     assert_none(broken_doors(&Source::new("batches/x.sql", "select * from wallets for update")));
+    assert_none(broken_doors(&Source::new(
+        "api/error.rs",
+        "AdmissionError::Database(error) => error.into(), RequestDb",
+    )));
     let long = format!(
         "//! X.\nimpl X {{\n    pub async fn f(\n        a: u8,\n    ) -> u8 {{\n{}    }}\n}}\n",
         "        a;\n".repeat(71)

@@ -481,7 +481,14 @@ async fn many_uploads_of_one_tenant_take_no_other_tenants_connections() {
     assert_eq!(sqlx::query(lock).bind(hash).execute(&mut *slow).await.unwrap().rows_affected(), 1);
     let uploads = futures_util::future::join_all((1..=40u8).map(|nth| {
         let busy = busy.clone();
-        tokio::spawn(async move { upload(&busy, &png(1280, 720, nth)).await.expect(201) })
+        tokio::spawn(async move {
+            let mut answer = upload(&busy, &png(1280, 720, nth)).await;
+            // who has waited long enough for its turn is told to come back
+            while answer.status == 503 {
+                answer = upload(&busy, &png(1280, 720, nth)).await;
+            }
+            assert!(answer.status.is_success(), "{}", answer.text);
+        })
     }));
     let waiting = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
                    where d.datname = current_database() and l.locktype = 'advisory' and not l.granted";
@@ -491,7 +498,8 @@ async fn many_uploads_of_one_tenant_take_no_other_tenants_connections() {
         // what is there already waits for nobody
         assert_eq!(upload(&busy, &png(1280, 720, 200)).await.expect(200).body, known.body);
     }
-    assert_eq!(app.count(waiting).await, 1, "who waits holds a connection");
+    // none between one that gave up and the next one's turn
+    assert!(app.count(waiting).await <= 1, "who waits holds a connection");
     slow.rollback().await.unwrap();
     for uploaded in uploads.await {
         uploaded.unwrap();

@@ -1,7 +1,7 @@
 //! One connection, from its first byte to its last.
 //!
 //! Always holds: whatever a client does, its connection ends: by itself, by its watch, or when the service stops; with it end
-//! the requests that were under way, and never a money act ([`crate::db::Database::act`] runs in a task of its own).
+//! the requests that were under way, and never a money act ([`crate::db::RequestDb::act`] runs in a task of its own).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -6,9 +6,7 @@
 //!
 //! Refuses: a queue. A client that waits in one has given up before it is served.
 
-use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use poem::{Body, Endpoint, Request, Response};
@@ -18,26 +16,10 @@ use super::body::{Incoming, Turn};
 use super::watch::Watch;
 use crate::api::error::ApiError;
 use crate::config::{HttpConfig, WaitLimits};
-use crate::metrics;
+use crate::{db, metrics};
 
 /// Answered however much is under way.
 const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
-
-tokio::task_local! {
-    /// How long this request has waited for connections to the database so far.
-    static WAITED: Cell<Duration>;
-}
-
-/// What is left of `limit` for all waits of this request together.
-pub fn left_of(limit: Duration) -> Duration {
-    limit.saturating_sub(WAITED.try_with(Cell::get).unwrap_or_default())
-}
-
-/// Notes a wait of this request.
-pub fn waited(time: Duration) {
-    // outside of a request there is no sum to keep
-    let _ = WAITED.try_with(|waited| waited.set(waited.get() + time));
-}
 
 /// An endpoint, and how many requests it processes at a time.
 pub struct Gate<E> {
@@ -80,7 +62,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Gate<E> {
             metrics::http_request_refused("requests");
             return Err(ApiError::too_busy().into());
         }
-        WAITED.scope(Cell::default(), self.inner.call(request)).await
+        db::counting_waits(self.inner.call(request)).await
     }
 }
 

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use connection::Port;
-pub use gate::{BodyRoom, Buffer, Gate, left_of, waited};
+pub use gate::{BodyRoom, Buffer, Gate};
 use places::{Full, Places};
 use tls::Tls;
 

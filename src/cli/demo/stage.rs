@@ -153,7 +153,7 @@ fn make_safe(config: &mut Config, directory: &Path, provider: &str) -> Result<()
     directory.clone_into(&mut config.data_dir);
     config.storage.url = Url::from_directory_path(absolute.join("videos"))
         .map_err(|()| anyhow::anyhow!("{} cannot be written as a URL", absolute.display()))?;
-    config.database_url = None;
+    (config.database_url, config.database_api_url) = (None, None);
     config.master_key = None;
     config.public_url = None;
     config.listen.set_ip(Ipv4Addr::LOCALHOST.into());

@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod process;
 pub mod receiver;
 pub mod s3;
+pub mod wire_proxy;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use own_server::OwnServer;
 use postgres::TestDatabase;
 use process::ChildService;
 use receiver::Receiver;
+use wire_proxy::WireProxy;
 
 /// The longest wait for anything. Reached by failing tests alone.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,6 +87,8 @@ pub struct TestSettings {
     pub models: String,
     /// Where the API inside the test listens, which is then its public address too.
     pub listen: Option<u16>,
+    /// The service reaches its database by way of [`TestApp::wire`]; what prepares and looks does not.
+    pub through_proxy: bool,
     /// The database is on a server of the test's own: [`TestApp::server`].
     pub own_server: bool,
 }
@@ -111,6 +115,7 @@ impl Default for TestSettings {
             two_emulators: false,
             models: String::new(),
             listen: None,
+            through_proxy: false,
             own_server: false,
         }
     }
@@ -118,6 +123,8 @@ impl Default for TestSettings {
 
 pub struct TestApp {
     pub db: TestDatabase,
+    /// Between the service and the database, where a test wants one.
+    pub wire: Option<WireProxy>,
     own_server: Option<OwnServer>,
     pub emulator: Emulator,
     /// The one behind the account `veo`, where a test has two.
@@ -253,7 +260,11 @@ impl TestApp {
         settings.rules.iter().cloned().for_each(|rule| emulator.script(rule));
         let accounts = [("sora", &emulator), ("veo", second.as_ref().unwrap_or(&emulator))];
         let text = settings_text(accounts, dir.path(), &settings);
-        let config = Config::from_sources(&text, variables(&db)).unwrap();
+        let wire = match settings.through_proxy {
+            true => Some(WireProxy::before(&db.url).await),
+            false => None,
+        };
+        let config = Config::from_sources(&text, variables(&db, wire.as_ref())).unwrap();
         let store = Store::open(&config).await.unwrap();
         let back_off = settings.skip_back_off.then(|| tokio::spawn(skip_back_off(db.pool.clone())));
         let mut app = TestApp {
@@ -268,6 +279,7 @@ impl TestApp {
             provider: settings.provider,
             own_server,
             db,
+            wire,
             emulator,
             second,
             http,
@@ -297,7 +309,7 @@ impl TestApp {
     /// Has the roles inside the test take over other settings, as after a change of their file.
     pub fn reload(&mut self, settings: &str) {
         self.settings = settings.to_owned();
-        self.config = Config::from_sources(settings, variables(&self.db)).unwrap();
+        self.config = Config::from_sources(settings, variables(&self.db, self.wire.as_ref())).unwrap();
         self.service.as_ref().expect("nothing runs").offer.take_over(&self.config).unwrap();
     }
 
@@ -310,7 +322,7 @@ impl TestApp {
     pub async fn command(&self, args: &[&str]) -> std::process::Output {
         self.write_settings(&self.settings);
         let (args, dir) = (args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>(), self.dir.path().to_owned());
-        let variables = variables(&self.db);
+        let variables = variables(&self.db, self.wire.as_ref());
         tokio::task::spawn_blocking(move || process::run(&args, &dir, &variables)).await.unwrap()
     }
 
@@ -378,7 +390,7 @@ impl TestApp {
             roles,
             &self.settings,
             self.dir.path(),
-            &variables(&self.db).each_ref().map(|(name, value)| (name.as_str(), value.as_str())),
+            &variables(&self.db, self.wire.as_ref()).each_ref().map(|(name, value)| (name.as_str(), value.as_str())),
         );
         self.children.push(child);
         let at = self.children.len() - 1;
@@ -513,10 +525,15 @@ impl TestApp {
 }
 
 /// What the program reads from its environment.
-fn variables(db: &TestDatabase) -> [(String, String); 3] {
-    let variables =
-        [("DATABASE_URL", db.url.as_str()), (PROVIDER_KEY_VARIABLE, PROVIDER_KEY), (HOOK_SECRET_VARIABLE, HOOK_SECRET)];
-    variables.map(|(name, value)| (name.to_owned(), value.to_owned()))
+fn variables(db: &TestDatabase, wire: Option<&WireProxy>) -> [(String, String); 4] {
+    let way = |url: &str| wire.map_or_else(|| url.to_owned(), |wire| wire.through(url));
+    let variables = [
+        ("DATABASE_URL", way(&db.url)),
+        ("FREEZEFRAME_DATABASE_API_URL", db.api_url.as_deref().map(way).unwrap_or_default()),
+        (PROVIDER_KEY_VARIABLE, PROVIDER_KEY.to_owned()),
+        (HOOK_SECRET_VARIABLE, HOOK_SECRET.to_owned()),
+    ];
+    variables.map(|(name, value)| (name.to_owned(), value))
 }
 
 /// Waits until something holds that announces nothing.

@@ -58,6 +58,8 @@ pub struct TestDatabase {
     pub name: String,
     /// As the owner. The service itself acts as `freezeframe_app`.
     pub url: String,
+    /// By the login of requests; on another's server there may be none.
+    pub api_url: Option<String>,
     /// For preparing and for looking: as the owner, with its own application name.
     pub pool: PgPool,
 }
@@ -73,7 +75,8 @@ impl TestDatabase {
         let url = cluster.url(&name);
         let test = std::thread::current().name().unwrap_or("?").to_owned();
         eprintln!("{test}: database {name}");
-        TestDatabase { pool: pool(&url).await, name, url }
+        let api_url = cluster._own.as_ref().map(|_| as_requests(&url));
+        TestDatabase { pool: pool(&url).await, name, url, api_url }
     }
 }
 
@@ -84,7 +87,8 @@ impl TestDatabase {
         db::create_database(&server.url("postgres"), &name, None).await.unwrap();
         let url = server.url(&name);
         db::migrate(&url).await.unwrap();
-        TestDatabase { pool: pool(&url).await, name, url }
+        db::allow_login(&url, "freezeframe_api").await.unwrap();
+        TestDatabase { pool: pool(&url).await, name, api_url: Some(as_requests(&url)), url }
     }
 }
 
@@ -102,6 +106,13 @@ impl Drop for TestDatabase {
         });
         dropping.join().unwrap();
     }
+}
+
+/// The same address by the login of requests, which asks for no password on a socket of ours.
+pub fn as_requests(url: &str) -> String {
+    let mut url = Url::parse(url).unwrap();
+    url.set_username("freezeframe_api").unwrap();
+    url.to_string()
 }
 
 async fn pool(url: &str) -> PgPool {
@@ -128,6 +139,9 @@ async fn start() -> Cluster {
     drop_leftovers(&cluster, &family).await;
     db::create_database(cluster.admin.as_str(), &cluster.template(), None).await.unwrap();
     db::migrate(&cluster.url(&cluster.template())).await.unwrap();
+    if cluster._own.is_some() {
+        db::allow_login(cluster.admin.as_str(), "freezeframe_api").await.unwrap();
+    }
     cluster
 }
 
