@@ -79,6 +79,8 @@ fn every_setting_of_the_example_file_is_known() {
         "drain_secs",
         "lookup_pause_ms",
         "can_list",
+        "idempotency_key",
+        "cost_credits",
         "length_prices",
         "available_until",
         "probe_secs",

@@ -25,4 +25,5 @@ mod server;
 mod storage;
 mod store;
 mod thumbnails;
+mod unknown;
 mod webhooks;

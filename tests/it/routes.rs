@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use freezeframe::domain::{AttemptId, AttemptState, FailureClass, GrantSource};
+use freezeframe::domain::{AttemptId, AttemptState, Credits, FailureClass, GrantSource};
 use freezeframe::emulator::{Book, Emulator, Fault, Rule};
 use freezeframe::engine::queue::Ticket;
 use freezeframe::engine::recorder::Journal;
@@ -475,6 +475,8 @@ async fn a_released_video_of_an_account_that_was_stopped_meanwhile_goes_back_to_
         failure: Some(FailureClass::Timeout),
         message: Some("too late".to_owned()),
         blames_account: true,
+        possible_cost: Credits::ZERO,
+        may_succeed: false,
     };
     let close = Close {
         lease: video.lease.clone(),

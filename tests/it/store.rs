@@ -2,7 +2,9 @@
 //! nobody rewrites, and checks that repeat the law.
 
 use freezeframe::db::{Database, DatabaseSettings};
-use freezeframe::domain::{AttemptState, BatchStatus, DeliveryState, FailureClass, GrantSource, LedgerAct, VideoState};
+use freezeframe::domain::{
+    AttemptState, BatchStatus, DeliveryState, FailureClass, GrantSource, LateFinding, LedgerAct, VideoState,
+};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::app::postgres::TestDatabase;
@@ -88,7 +90,7 @@ async fn the_words_of_every_state_are_the_same_in_rust_and_in_postgres() {
             assert_eq!(enum_labels(&db.pool, $kind::SQL_TYPE).await, words);
         })+};
     }
-    same!(BatchStatus, VideoState, AttemptState, DeliveryState, GrantSource, LedgerAct);
+    same!(BatchStatus, VideoState, AttemptState, DeliveryState, GrantSource, LedgerAct, LateFinding);
     let classes: Vec<&str> = FailureClass::ALL.iter().map(|class| class.name()).collect();
     assert_eq!(enum_labels(&db.pool, "failure_class").await, classes);
 }
