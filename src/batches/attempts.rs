@@ -1,5 +1,6 @@
-//! The attempts of videos, as their owner sees them: when each was sent and ended, and what was learned late. Which provider
-//! made it, under which account and at what cost is nobody else's business.
+//! The attempts of videos, as their owner sees them: when each was sent and ended, and what was learned late.
+//!
+//! Refuses: to tell which provider made it, under which account and at what cost.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;

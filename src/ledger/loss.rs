@@ -13,7 +13,7 @@ use crate::domain::{BatchId, Credits, VideoId};
 pub enum LossReason {
     /// Nobody knows whether the provider took the order.
     OutcomeUnknown,
-    /// The provider finished a video whose money the customer had back by then.
+    /// The provider finished a video that nobody waited for any more.
     LateSuccess,
 }
 

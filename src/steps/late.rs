@@ -5,6 +5,7 @@
 //! it; a job without a handle is taken from a callback that names it for this very attempt, or from the provider's list when
 //! no other order could have made it. Refuses: to touch the customer's money. What was refunded stays refunded.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -34,8 +35,9 @@ pub async fn look_late(studio: &Studio) -> Result<(), JournalError> {
         (attempt, news)
     });
     let seen: Vec<(LateAttempt, Option<LateNews>)> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
-    let news: Vec<LateNews> = seen.iter().filter_map(|(_, news)| news.clone()).collect();
-    let written = write_late(&studio.db, &news).await?;
+    let news = each_job_once(&seen);
+    let (written, booked) = write_late(&studio.db, &news).await?;
+    metrics::credits_moved("loss", booked.get());
     for (attempt, news) in seen {
         let ended = news.filter(|_| written.contains(&(attempt.video, attempt.n))).and_then(|news| news.finding);
         tell(&attempt, ended);
@@ -43,12 +45,23 @@ pub async fn look_late(studio: &Studio) -> Result<(), JournalError> {
     Ok(())
 }
 
+/// What was seen, with each job that was found for the first time named once: equal orders may have found the same one, and
+/// those that come too late find another at their next look.
+fn each_job_once(seen: &[(LateAttempt, Option<LateNews>)]) -> Vec<LateNews> {
+    let mut taken = HashSet::new();
+    let mut first = |attempt: &LateAttempt, news: &LateNews| {
+        news.handle.as_ref().is_none_or(|handle| taken.insert((attempt.provider.clone(), handle.clone())))
+    };
+    let news = seen.iter().filter_map(|(attempt, news)| news.clone().filter(|news| first(attempt, news)));
+    news.collect()
+}
+
 fn tell(attempt: &LateAttempt, ended: Option<LateFinding>) {
     metrics::late_look(&attempt.provider, ended.map_or("open", LateFinding::word));
     match ended {
         Some(LateFinding::Succeeded) => {
             tracing::warn!(video = %attempt.video, attempt = %attempt.id, provider = %attempt.provider,
-                "a job succeeded after its attempt had ended: the customer is not charged, the cost is our loss")
+                "a job succeeded after its attempt had ended: nobody is charged for it, its cost is our loss")
         }
         Some(LateFinding::Failed) => {
             tracing::info!(video = %attempt.video, attempt = %attempt.id, provider = %attempt.provider,

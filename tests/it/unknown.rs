@@ -250,6 +250,43 @@ async fn a_job_that_succeeds_after_the_refund_is_recorded_and_never_charged_nor_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callback_after_the_refund_names_the_job_but_never_another_attempts() {
+    let app = TestApp::start(TestSettings { models: models(10), ..settings(Mode::Neither, 1) }).await;
+    let customer = app.customer(PURSE).await;
+    let items: Vec<Value> = ["a dropped fox", "a dropped owl", "a heron"].into_iter().map(item).collect();
+    let id = customer.order(&json!({"items": items})).await;
+    assert_eq!(app.finished_batch(&customer, &id).await.number("/counts/failed"), 2);
+    // as the door writes them; the owl's names the heron's job, which has an owner
+    let book = app.emulator.book();
+    for (prompt, of) in [("a dropped fox", "a dropped fox"), ("a dropped owl", "a heron")] {
+        let job = &book.of_prompt(of).next().unwrap().id;
+        let written = app
+            .execute(&format!(
+                "insert into provider_callbacks (account, subject, job, ended)
+                 select a.provider, 'att_' || a.id, '{job}', true from attempts a join videos v on v.id = a.video_id
+                 where v.prompt = '{prompt}'"
+            ))
+            .await;
+        assert_eq!(written, 1);
+    }
+    look_until(&app, 1).await;
+    let owl =
+        "select count(*) from late_looks l join videos v on v.id = l.video_id join attempts a on a.video_id = v.id
+               where v.prompt = 'a dropped owl' and l.looks > 1 and l.finding is null and a.handle is null";
+    app.until("the owl's callback was not believed", async || {
+        app.execute("update late_looks set next_look_at = now() where next_look_at > now()").await;
+        app.count(owl).await == 1
+    })
+    .await;
+    let late = "select count(*) from late_looks l join videos v on v.id = l.video_id
+                where v.prompt = 'a dropped fox' and l.finding = 'succeeded'";
+    assert_eq!(app.count(late).await, 1);
+    assert_eq!((books(&app).await.provider_loss, customer.available().await), (2 * COST, PURSE - PRICE));
+    app.output(&["reconcile"]).await;
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_was_given_up_in_time_and_succeeds_later_is_a_certain_loss() {
     const FOR_EVER_MS: u64 = 3_600_000;
     let rules = vec![Rule::takes("slow", FOR_EVER_MS)];

@@ -118,13 +118,13 @@ pub struct LateNews {
 }
 
 /// Writes what looks brought, in one transaction: the job, its end, and the loss of a success unless it is booked already.
-/// Answers the attempts whose end was written now. A job that another attempt owns is not taken, and nothing follows from it.
+/// Answers the attempts whose end was written now, and what was booked. A job that another attempt owns is not taken, and nothing follows from it.
 ///
 /// # Errors
 /// The database's. Nothing was written then; the next look comes again.
-pub async fn write_late(db: &Database, news: &[LateNews]) -> Result<HashSet<(VideoId, i32)>, JournalError> {
+pub async fn write_late(db: &Database, news: &[LateNews]) -> Result<(HashSet<(VideoId, i32)>, Credits), JournalError> {
     if news.is_empty() {
-        return Ok(HashSet::new());
+        return Ok((HashSet::new(), Credits::ZERO));
     }
     let mut tx = db.begin().await?;
     let batches: BTreeSet<BatchId> = news.iter().map(|one| one.batch).collect();
@@ -143,9 +143,9 @@ pub async fn write_late(db: &Database, news: &[LateNews]) -> Result<HashSet<(Vid
             reason: LossReason::LateSuccess,
         })
         .collect();
-    ledger::book_losses(&mut tx, &losses).await?;
+    let booked = ledger::book_losses(&mut tx, &losses).await?;
     db::commit("late looks", tx).await?;
-    Ok(ended)
+    Ok((ended, booked))
 }
 
 /// Gives jobs to the attempts that they are of; answers which took theirs.
