@@ -1,6 +1,6 @@
 # Recipes are short; what needs more than a line or two is a script in .ci/.
 
-.PHONY: demo test check audit generate bench tools
+.PHONY: demo test chaos check audit generate bench tools
 ARGS ?=
 
 demo: tools   ## a batch of 20 videos from order to settlement; ARGS="--exit --json" for scripts
@@ -9,6 +9,9 @@ demo: tools   ## a batch of 20 videos from order to settlement; ARGS="--exit --j
 
 test: tools   ## every test of every member
 	SQLX_OFFLINE=true cargo test --workspace --locked --no-fail-fast $(ARGS)
+
+chaos: tools  ## workers, database, connections and clients die at random; CHAOS=full takes about an hour
+	@.ci/chaos $(CHAOS)
 
 check: tools  ## what a reviewer should not have to say
 	cargo fmt --all --check

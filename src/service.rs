@@ -51,8 +51,9 @@ const STORE_PAUSE: Duration = Duration::from_secs(5);
 /// How long the object store may take for one request that is no read, and for one that is.
 const STORE_WRITE: Duration = Duration::from_secs(60);
 const STORE_READ: Duration = Duration::from_secs(6 * 3600);
-/// How long a stopping process may take to hand over, beside what its HTTP server may take, before it is ended all the same.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a stopping process may take to hand over, beside what its HTTP server may take (10 s by default), before it is
+/// ended all the same. Those who stop processes commonly wait for 30 s in all.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +227,13 @@ impl Service {
             stop: CancellationToken::new(),
             roles: JoinSet::new(),
         };
+        if let Some(embedded) = &store.embedded {
+            let guard = embedded.guard(service.stop.clone());
+            service.roles.spawn(async move {
+                guard.await;
+                Ok(())
+            });
+        }
         if let (Some(listeners), Some(public_url)) = (listeners, public_url) {
             let links = LinkSigner::new(&master, public_url, config.storage.link_ttl)?;
             service.start_api(config, (db, listeners), &offer, (storage.clone(), links))?;

@@ -24,6 +24,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
     sync::{Notify, mpsc},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -163,6 +164,35 @@ async fn a_killed_postmaster_is_recovered_on_the_same_port_and_a_dead_user_is_fo
     assert_eq!(second.get().url("postgres"), port_before);
     let n: i64 = sqlx::query_scalar("select n from kept").fetch_one(&mut second.one("postgres").await).await.unwrap();
     assert_eq!(n, 7);
+    assert!(second.release().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_dies_under_its_users_is_brought_back_by_one_of_them() {
+    let (_dir, root) = private_root();
+    let (first, second) = (Server::at(root.clone()).await, Server::at(root).await);
+    first.one("postgres").await.execute("create table kept as select 7::int8 as n").await.unwrap();
+    let stop = CancellationToken::new();
+    let guards = [tokio::spawn(first.get().guard(stop.clone())), tokio::spawn(second.get().guard(stop.clone()))];
+    let postmaster = first.postmaster();
+    kill(postmaster, Signal::SIGKILL).unwrap();
+    let back = async {
+        while !sqlx::PgConnection::connect(&first.get().url("postgres"))
+            .await
+            .is_ok_and(|_| first.postmaster() != postmaster)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), back).await.expect("nobody brought it back");
+    let n: i64 = sqlx::query_scalar("select n from kept").fetch_one(&mut first.one("postgres").await).await.unwrap();
+    assert_eq!(n, 7);
+    // a guard that is ended is no user any more: the last real one stops the server
+    stop.cancel();
+    for guard in guards {
+        guard.await.unwrap();
+    }
+    assert!(!first.release().await);
     assert!(second.release().await);
 }
 

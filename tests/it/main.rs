@@ -6,6 +6,7 @@
 mod admission;
 mod app;
 mod callbacks;
+mod chaos;
 mod cli;
 mod conformance;
 mod crash;
@@ -22,6 +23,7 @@ mod ledger;
 mod likeness;
 mod routes;
 mod server;
+mod steps;
 mod storage;
 mod store;
 mod thumbnails;

@@ -250,7 +250,7 @@ impl Cluster {
         self.place.home.join("data")
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.place.socket_dir.join(format!(".s.PGSQL.{}", self.port))
     }
 

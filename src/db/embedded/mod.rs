@@ -8,6 +8,9 @@
 //! The socket lies in a directory that only the server's user (and root) may enter and asks for no password; TCP on
 //! loopback, there for psql and graphical tools, asks for a random one. Nothing listens beyond loopback. One directory
 //! belongs to one host.
+//!
+//! A server that dies under its users, by the kernel's hand or by anybody's, is brought back by whichever of them sees it
+//! first ([`Embedded::guard`]): nobody else watches over it.
 
 mod binaries;
 mod cluster;
@@ -17,15 +20,19 @@ use std::{
     fmt,
     fs::File,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
+use tokio_util::sync::CancellationToken;
 
 use cluster::Cluster;
 use place::{GATE, Place};
 
 /// Held shared by every process that uses the server.
 const USERS: &str = "users.lock";
+/// Between two looks whether the server lives, and after a start that failed.
+const GUARD_EVERY: Duration = Duration::from_secs(1);
 
 /// What an embedded server needs to know; nothing is read from the environment.
 #[derive(Debug, Clone)]
@@ -48,6 +55,7 @@ impl EmbeddedSettings {
 pub struct Embedded {
     cluster: Cluster,
     users: File,
+    settings: EmbeddedSettings,
 }
 
 impl Embedded {
@@ -67,7 +75,31 @@ impl Embedded {
         users.lock_shared()?;
         let cluster = Cluster::ensure_running(place, settings.bin_dir.as_deref())
             .with_context(|| format!("cannot start the embedded database under {}", settings.root.display()))?;
-        Ok(Embedded { cluster, users })
+        Ok(Embedded { cluster, users, settings: settings.clone() })
+    }
+
+    /// Starts the server again whenever it has died, until `stop`. To be ended before [`Embedded::release`].
+    ///
+    /// A stop by hand is taken for a death: whoever wants the server gone ends its users.
+    pub fn guard(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        let (settings, socket) = (self.settings.clone(), self.cluster.socket());
+        async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(GUARD_EVERY) => {}
+                }
+                if tokio::net::UnixStream::connect(&socket).await.is_ok() {
+                    continue;
+                }
+                tracing::warn!(socket = %socket.display(), "the embedded database does not answer; starting it again");
+                // one of many guards starts it and the others join; our use of it goes on with or without this one
+                match Embedded::start(settings.clone()).await {
+                    Ok(_) => tracing::info!("the embedded database answers again"),
+                    Err(error) => tracing::error!(error = format!("{error:#}"), "it is tried again"),
+                }
+            }
+        }
     }
 
     /// The address of a database over the unix socket, without a password; understood by sqlx and psql.

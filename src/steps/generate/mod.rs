@@ -39,6 +39,8 @@ const DEADLY: u32 = 3;
 const LAST_LOOK: Duration = Duration::from_secs(600);
 /// A claim older than this is not sent any more: somebody else may have taken the video for dead.
 const STALE_CLAIM: Duration = Duration::from_secs(4);
+/// How long a stopping worker waits for the answer to a submission. Part of the time that a whole stop may take.
+const SUBMISSION_LEFT_AFTER: Duration = Duration::from_secs(15);
 /// How long a video rests whose step the database refused or the rules do not know.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// An attempt of a model that is no longer in the catalogue may take this long.
@@ -164,8 +166,7 @@ impl<'a> Attempt<'a> {
             let ended = match unprepared {
                 Some(end) => Ok(end),
                 None => tokio::select! {
-                    // a submission under way is waited for: its answer decides whether something was bought
-                    () = job.stopping(), if step != VideoStep::Submit => return self.stop(job).await,
+                    () = to_be_left(&job, step) => return self.stop(job).await,
                     ended = self.act(step) => ended,
                 },
             };
@@ -333,6 +334,16 @@ impl<'a> Attempt<'a> {
             let cancelled = provider.cancel(handle).await;
             tracing::info!(video = %self.video.lease.video, ?cancelled, "asked the provider to drop an abandoned job");
         }
+    }
+}
+
+/// Resolves when the process stops and the step may be left. A submission under way is waited for, because its answer says
+/// whether something was bought, but not for as long as a slow provider likes: without an answer it is looked up by whoever
+/// goes on.
+async fn to_be_left(job: &Job, step: VideoStep) {
+    job.stopping().await;
+    if step == VideoStep::Submit {
+        tokio::time::sleep(SUBMISSION_LEFT_AFTER).await;
     }
 }
 

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod client;
 pub mod image_host;
 pub mod instant;
+pub mod own_server;
 pub mod postgres;
 pub mod process;
 pub mod receiver;
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 
 use audit::Audit;
 use client::{BATCHES, Customer, http_client};
+use own_server::OwnServer;
 use postgres::TestDatabase;
 use process::ChildService;
 use receiver::Receiver;
@@ -85,6 +87,8 @@ pub struct TestSettings {
     pub models: String,
     /// Where the API inside the test listens, which is then its public address too.
     pub listen: Option<u16>,
+    /// The database is on a server of the test's own: [`TestApp::server`].
+    pub own_server: bool,
 }
 
 impl Default for TestSettings {
@@ -110,12 +114,14 @@ impl Default for TestSettings {
             two_emulators: false,
             models: String::new(),
             listen: None,
+            own_server: false,
         }
     }
 }
 
 pub struct TestApp {
     pub db: TestDatabase,
+    own_server: Option<OwnServer>,
     pub emulator: Emulator,
     /// The one behind the account `veo`, where a test has two.
     pub second: Option<Emulator>,
@@ -238,7 +244,11 @@ impl TestApp {
         let http = http_client();
         let test = std::thread::current().name().unwrap_or("?").to_owned();
         eprintln!("{test}: seed {}", settings.seed);
-        let db = TestDatabase::fresh().await;
+        let own_server = if settings.own_server { Some(OwnServer::start().await) } else { None };
+        let db = match &own_server {
+            Some(server) => TestDatabase::on(server).await,
+            None => TestDatabase::fresh().await,
+        };
         let dir = tempfile::tempdir().unwrap();
         let emulator = start_emulator(&settings, settings.seed).await;
         let second = match settings.two_emulators {
@@ -261,6 +271,7 @@ impl TestApp {
             finished: false,
             roles: settings.roles,
             provider: settings.provider,
+            own_server,
             db,
             emulator,
             second,
@@ -345,6 +356,11 @@ impl TestApp {
         &self.db.pool
     }
 
+    /// The Postgres server, where it is the test's own.
+    pub fn server(&self) -> &OwnServer {
+        self.own_server.as_ref().expect("the settings ask for no server of the test's own")
+    }
+
     pub fn videos_dir(&self) -> PathBuf {
         self.dir.path().join("videos")
     }
@@ -419,6 +435,17 @@ impl TestApp {
 
     pub async fn count(&self, query: &str) -> i64 {
         count(&self.db.pool, query).await
+    }
+
+    /// The same where the database may be away.
+    pub async fn try_count(&self, query: &str) -> Option<i64> {
+        sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&self.db.pool).await.ok()
+    }
+
+    /// Asks until the database answers.
+    pub async fn count_when_back(&self, query: &str) -> i64 {
+        self.until("the database answers", async || self.try_count("select 1::bigint").await.is_some()).await;
+        self.count(query).await
     }
 
     pub async fn execute(&self, statement: &str) -> u64 {

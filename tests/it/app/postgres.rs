@@ -17,6 +17,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOpti
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
+use super::own_server::OwnServer;
+
 /// What every database of this kind begins with on a server that others use as well.
 const FAMILY: &str = "freezeframe_test";
 
@@ -71,6 +73,17 @@ impl TestDatabase {
         let url = cluster.url(&name);
         let test = std::thread::current().name().unwrap_or("?").to_owned();
         eprintln!("{test}: database {name}");
+        TestDatabase { pool: pool(&url).await, name, url }
+    }
+}
+
+impl TestDatabase {
+    /// The only one of a server of the test's own.
+    pub async fn on(server: &OwnServer) -> TestDatabase {
+        let name = "freezeframe".to_owned();
+        db::create_database(&server.url("postgres"), &name, None).await.unwrap();
+        let url = server.url(&name);
+        db::migrate(&url).await.unwrap();
         TestDatabase { pool: pool(&url).await, name, url }
     }
 }
@@ -146,7 +159,7 @@ fn home() -> PathBuf {
     dir.keep()
 }
 
-fn janitor(embedded: &Embedded, root: &std::path::Path) -> Child {
+pub fn janitor(embedded: &Embedded, root: &std::path::Path) -> Child {
     Command::new("sh")
         .args(["-c", JANITOR, "janitor"])
         .arg(embedded.home().join("data/postmaster.pid"))
