@@ -12,6 +12,7 @@ use freezeframe::emulator::{Book, Fault, Nth, Profile, Rule};
 use freezeframe::ledger::{self, Books};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use sqlx::Row;
 
 use crate::app::client::{Customer, item, order_of};
 use crate::app::{API_AND_SCHEDULER, TestApp, TestSettings};
@@ -283,7 +284,30 @@ async fn a_callback_after_the_refund_names_the_job_but_never_another_attempts() 
     assert_eq!(app.count(late).await, 1);
     assert_eq!((books(&app).await.provider_loss, customer.available().await), (2 * COST, PURSE - PRICE));
     app.output(&["reconcile"]).await;
+    let of_the_heron = "insert into provider_losses (video_id, n, tenant_id, batch_id, reason, credits)
+                        select id, 1, tenant_id, batch_id, 'late_success', 9 from videos where prompt = 'a heron'";
+    for (done, named) in [
+        (vec![], vec![]),
+        (
+            vec!["alter table provider_losses disable trigger user", "delete from provider_losses"],
+            vec!["late_success_without_loss", "unresolved_attempt_without_loss", "unresolved_attempt_without_loss"],
+        ),
+        (vec![of_the_heron], vec!["loss_not_in_ledger", "loss_without_unresolved_attempt"]),
+    ] {
+        assert_eq!(reconciled_after(&app, &done).await, named, "{done:?}");
+    }
     app.finish().await;
+}
+
+/// What the reconciliation names when this has been done to the books, which is undone again.
+async fn reconciled_after(app: &TestApp, statements: &[&'static str]) -> Vec<String> {
+    let mut tx = app.pool().begin().await.unwrap();
+    for statement in statements {
+        sqlx::query(*statement).execute(&mut *tx).await.unwrap();
+    }
+    let rows = sqlx::query(include_str!("../../src/billing/reconcile.sql")).fetch_all(&mut *tx).await.unwrap();
+    tx.rollback().await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
