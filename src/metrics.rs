@@ -42,7 +42,7 @@ metrics! {
     VIDEOS_BLOCKED = "freezeframe_videos_blocked" Gauge "Waiting videos whose model has no open route, by reason: no_route, stopped, refused, out_of_quota, cooling.";
     ATTEMPTS = "freezeframe_attempts_total" Counter "Attempts at providers, by provider account and end.";
     LEASES_LOST = "freezeframe_leases_lost_total" Counter "Transitions refused because another worker holds the video.";
-    CREDITS_MOVED = "freezeframe_credits_moved_total" Counter "Credits moved, by act: freeze, charge, refund.";
+    CREDITS_MOVED = "freezeframe_credits_moved_total" Counter "Credits moved, by act: freeze, charge, refund, loss.";
     BOOKS_SUM = "freezeframe_books_sum_credits" Gauge "Sum over all accounts; anything but zero is an alarm.";
     BOOKS_DIFFERENCES = "freezeframe_books_differences" Gauge "Stored balances that disagree with their entries.";
     QUEUE_JOBS = "freezeframe_queue_jobs" Gauge "Jobs in the queue, by queue and state: waiting, held.";
@@ -56,6 +56,7 @@ metrics! {
     HTTP_SECONDS = "freezeframe_http_request_seconds" Histogram "Duration of requests, by method and route.";
     ACCOUNT_NEWS = "freezeframe_account_news_total" Counter "What providers told us of our accounts, by account and news: cool, out_of_quota, refused, answered_again.";
     PROVIDER_CALLBACKS = "freezeframe_provider_callbacks_total" Counter "Callbacks of providers, by account and outcome: noted, again, ignored, forged, mismatch, refused, busy, adopted.";
+    LATE_LOOKS = "freezeframe_late_looks_total" Counter "Looks at jobs of attempts that had ended, by provider account and result: succeeded, failed, open.";
     VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait because their account had been shut meanwhile.";
     FILES_DELETED = "freezeframe_files_deleted_total" Counter "Files deleted from the object store, by reason: expired, leftover, image.";
     FILES_NOT_DELETED = "freezeframe_files_not_deleted_total" Counter "Deletions that the object store refused; they are tried again.";
@@ -125,7 +126,7 @@ fn start_at_zero() {
     for class in FailureClass::ALL {
         counter!(VIDEOS_FINISHED, "outcome" => "failed", "failure" => class.name()).absolute(0);
     }
-    for act in ["freeze", "charge", "refund"] {
+    for act in ["freeze", "charge", "refund", "loss"] {
         counter!(CREDITS_MOVED, "act" => act).absolute(0);
     }
     for reason in ["no_route", "stopped", "refused", "out_of_quota", "cooling"] {
@@ -170,7 +171,7 @@ pub fn video_failed(class: crate::domain::FailureClass, refunded_credits: i64) {
     counter!(VIDEOS_FINISHED, "outcome" => "failed", "failure" => class.name()).increment(1);
 }
 
-/// `act` is one of `freeze`, `charge`, `refund`.
+/// `act` is one of `freeze`, `charge`, `refund`, `loss`.
 pub fn credits_moved(act: &'static str, credits: i64) {
     counter!(CREDITS_MOVED, "act" => act).increment(credits.unsigned_abs());
 }
@@ -204,6 +205,11 @@ pub fn account_news(account: &str, news: &'static str) {
 /// job of a submission whose answer was lost).
 pub fn provider_callback(account: &str, outcome: &'static str) {
     counter!(PROVIDER_CALLBACKS, "account" => account.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// `provider` is the name of a configured account; `result` one of `succeeded`, `failed`, `open`.
+pub fn late_look(provider: &str, result: &'static str) {
+    counter!(LATE_LOOKS, "provider" => provider.to_owned(), "result" => result).increment(1);
 }
 
 pub fn videos_given_back(count: u64) {

@@ -183,13 +183,14 @@ impl Service {
         let studio = Studio {
             claims: Recorder::start(engine.clone(), VideoJournal),
             recorder: Recorder::start(engine.clone(), VideoJournal),
-            db: engine,
             catalogue: offer.catalogue.clone(),
             providers: offer.providers.clone(),
             references: References::new(&config.images, &offer.egress, storage.clone())?,
             storage,
             courier: Courier::new(client, (*self.master).clone()),
             ears: Ears::default(),
+            mailbox: Mailbox::open(engine.clone()),
+            db: engine,
             timing: AttemptTiming {
                 lookup_settle: config.attempts.lookup_settle,
                 submit_timeout: config.attempts.submit_timeout,

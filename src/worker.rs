@@ -1,5 +1,5 @@
-//! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, audit, and
-//! hearing of providers' callbacks.
+//! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, audit, looks at
+//! jobs that may succeed too late, and hearing of providers' callbacks.
 //!
 //! Refuses: SQL, decisions. It only connects the queue with the steps.
 
@@ -18,6 +18,8 @@ use crate::steps::{self, Studio};
 const RECONCILE_EVERY: Duration = Duration::from_secs(300);
 /// Files whose time is over are looked for once in so many sweeps.
 const SWEEPS_PER_PURGE: u32 = 4;
+/// Jobs that may have succeeded too late are asked about once in so many sweeps.
+const SWEEPS_PER_LATE_LOOK: u32 = 2;
 
 /// Slots of each queue and the pulse of this process.
 #[derive(Clone, Debug)]
@@ -58,6 +60,8 @@ pub async fn work(
 ) -> Result<(), WorkersStopped> {
     let sweeper = tokio::spawn(sweep_regularly(studio.clone(), settings.sweep_every, stop.clone()));
     let purger = tokio::spawn(purge_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_PURGE, stop.clone()));
+    let late =
+        tokio::spawn(look_late_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_LATE_LOOK, stop.clone()));
     let auditor = tokio::spawn(reconcile_regularly(studio.clone(), stop.clone()));
     let listener = tokio::spawn(callbacks::listen(studio.db.clone(), studio.ears.clone(), stop.clone()));
     let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
@@ -72,6 +76,7 @@ pub async fn work(
     sweeper.abort();
     listener.abort();
     purger.abort();
+    late.abort();
     auditor.abort();
     worked
 }
@@ -111,6 +116,20 @@ async fn purge_regularly(studio: Arc<Studio>, every: Duration, stop: Cancellatio
                     break;
                 }
             }
+        }
+    }
+}
+
+async fn look_late_regularly(studio: Arc<Studio>, every: Duration, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = steps::look_late(&studio).await {
+            tracing::warn!(%error, "what was learned of ended attempts was not written; they are looked at again");
         }
     }
 }

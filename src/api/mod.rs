@@ -9,6 +9,7 @@
 //!
 //! A new endpoint: a handler in the file of its resource (or a new file), its struct in [`Api`], then `freezeframe openapi`.
 
+mod attempts;
 mod auth;
 mod batch_schema;
 mod batches;

@@ -9,6 +9,7 @@ use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
+use super::attempts::{self, VideoAttempt};
 use super::auth::Caller;
 use super::batch_schema::metadata;
 use super::batches::{no_batch, parse_id};
@@ -60,9 +61,14 @@ impl VideosApi {
         });
         let rows = rows.await?.ok_or_else(|| no_batch(id))?;
         let (rows, next_cursor) = page::page(rows, limit.0, |video| page::cursor(LIST, video.position));
-        let now = Utc::now();
-        let data =
-            rows.into_iter().map(|row| Video::new(row, (&state.links, state.storage.retention()), now)).collect();
+        let shown: Vec<VideoId> = rows.iter().map(|row| row.id).collect();
+        let mut attempts = attempts::by_video(&batches::attempts(&mut conn, tenant, &shown).await?);
+        let (now, files) = (Utc::now(), (&state.links, state.storage.retention()));
+        let data = rows.into_iter().map(|row| {
+            let attempts = attempts.remove(&row.id).unwrap_or_default();
+            Video { attempt_history: attempts, ..Video::new(row, files, now) }
+        });
+        let data = data.collect();
         Ok(Json(VideoPage { data, next_cursor }))
     }
 }
@@ -90,6 +96,8 @@ struct Video {
     state: Word<VideoState>,
     /// How often it was tried, the present attempt included.
     attempts: u32,
+    /// Each attempt that was sent, in order.
+    attempt_history: Vec<VideoAttempt>,
     /// When a video that waits after a failed attempt may be tried again.
     retry_at: Option<DateTime<Utc>>,
     /// Present when it failed.
@@ -159,6 +167,7 @@ impl Video {
             size: view.size,
             state: Word(view.state),
             attempts: view.attempts,
+            attempt_history: Vec::new(),
             retry_at: view.eligible_at.filter(|at| backs_off && *at > now),
             price_credits: view.price.get(),
             charged_credits: settled_as(VideoState::Succeeded),

@@ -19,13 +19,13 @@ pub trait Vocabulary: Copy + Send + Sync + 'static {
 }
 
 macro_rules! vocabulary {
-    ($($list:ident . $word:ident is $name:literal $about:literal;)+) => {
+    ($($list:ident . $all:ident . $word:ident is $name:literal $about:literal;)+) => {
         $(impl Vocabulary for $list {
             const NAME: &'static str = $name;
             const ABOUT: &'static str = $about;
 
             fn all() -> &'static [$list] {
-                &$list::ALL
+                &$list::$all
             }
 
             fn word(self) -> &'static str {
@@ -36,16 +36,16 @@ macro_rules! vocabulary {
 }
 
 vocabulary! {
-    BatchStatus.word is "BatchStatus"
+    BatchStatus.ALL.word is "BatchStatus"
         "`queued`: accepted and paid for. `processing`: the first video was handed to a worker. `completed`, `partial`, \
          `failed`: all, some, none of the videos succeeded, and the money is settled.";
-    VideoState.word is "VideoState"
+    VideoState.ALL.word is "VideoState"
         "`waiting`: for its turn, or before another attempt. `released`: a worker will take it. `running`: being made. \
          `succeeded`: stored and charged with the batch. `failed`: refunded.";
-    FailureClass.name is "FailureType" "Why a video failed. Every failed video is refunded in full, whatever its type.";
-    GrantSource.word is "CreditSource"
+    FailureClass.ALL.name is "FailureType" "Why a video failed. Every failed video is refunded in full, whatever its type.";
+    GrantSource.ALL.word is "CreditSource"
         "Where credits came from. They are spent in this order, and a refund returns to its own source.";
-    LedgerAct.word is "LedgerAct" "What an entry records.";
+    LedgerAct.OF_CUSTOMERS.word is "LedgerAct" "What an entry records.";
 }
 
 /// A word of a closed list.

@@ -7,6 +7,7 @@
 //! Refuses: to make videos, to move money by itself, to know HTTP.
 
 mod admission;
+mod attempts;
 mod faults;
 mod image;
 mod item;
@@ -15,6 +16,7 @@ mod uploads;
 mod view;
 
 pub use admission::{Admission, AdmissionError, Admitted, Receipt};
+pub use attempts::{AttemptView, attempts};
 pub use faults::Wrong;
 pub use item::OrderItem;
 pub use order::{MAX_KEY_CHARS, Order, OrderLimits, parse, repeated_request};

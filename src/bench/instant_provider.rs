@@ -47,6 +47,7 @@ impl Provider for InstantProvider {
         Capabilities {
             find: true,
             marks_orders: false,
+            idempotency_key: false,
             cancel: false,
             thumbnail: false,
             reference_image: true,

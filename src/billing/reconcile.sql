@@ -99,4 +99,26 @@ union all
 select 'attempt_without_video', a.video_id, count(*), 0
 from attempts a where not exists (select from videos v where v.id = a.video_id)
 group by a.video_id
+union all
+
+-- What attempts may have cost us.
+select 'unresolved_attempt_without_loss', a.video_id, 0, v.price_credits
+from attempts a join videos v on v.id = a.video_id
+    left join provider_losses l on l.video_id = a.video_id and l.n = a.n
+where a.state = 'unresolved' and l.video_id is null
+union all
+select 'late_success_without_loss', a.video_id, 0, v.price_credits
+from late_looks a join videos v on v.id = a.video_id
+    left join provider_losses l on l.video_id = a.video_id and l.n = a.n
+where a.finding = 'succeeded' and l.video_id is null
+union all
+select 'loss_without_unresolved_attempt', l.video_id, l.credits, 0
+from provider_losses l left join attempts a on a.video_id = l.video_id and a.n = l.n
+    left join late_looks f on f.video_id = l.video_id and f.n = l.n
+where a.state is distinct from 'unresolved' and f.finding is distinct from 'succeeded'
+union all
+select 'loss_not_in_ledger', l.video_id, 0, l.credits
+from provider_losses l left join (
+    select distinct unnest(video_ids) as video_id from credit_ledger where act = 'loss') e on e.video_id = l.video_id
+where l.credits > 0 and e.video_id is null
 order by 1, 2

@@ -3,14 +3,15 @@
 //! A call comes in at any process with an API; the video is in the hands of any worker. So a verified call is written into
 //! the [`Mailbox`] (the table `provider_callbacks`), and every worker process reads what is new once a second ([`listen`])
 //! and wakes those of its attempts that it is about ([`Ears`]). An attempt that does not know its job asks for it
-//! ([`named_job`]), so that a call which came long before is found as well.
+//! ([`named_job`]), so that a call which came long before is found as well. A worker that lost a video to another leaves the
+//! job that it learned of here too, at any account.
 //!
 //! Always holds: a hint is no result: it wakes, and it names a job that the provider is then asked about. The first name
-//! stands; a repeated call changes nothing and wakes nobody; a call for an attempt that is over is kept and has no effect.
+//! stands; a repeated call changes nothing and wakes nobody; a call for an attempt that is over is kept and moves no money.
 //! Calls that are lost, late or out of order cost waiting alone, because polls go on as if there were none.
 //! Costs: one narrow row per video, written in groups by one connection per process; one read a second of the rows that are
-//! new, in a process with attempts that may be called about, and none elsewhere; one poll more per call. The sweep deletes
-//! rows that are older than [`KEPT_DAYS`].
+//! new, in a process with attempts that may be called about or are looked up, and none elsewhere; one poll more per call.
+//! The sweep deletes rows that are older than [`KEPT_DAYS`].
 //! Refuses: to verify (that is for `providers::callbacks`), and to wait for a database that is away: [`Mailbox::note`] has
 //! a limit. `NOTIFY` is not used: it does not pass through transaction poolers, and a second is nothing beside a video.
 

@@ -43,6 +43,8 @@ fn report(found: &Reconciliation) -> String {
         ("available", books.available, "in the wallets of tenants"),
         ("held", books.held, "frozen for batches that still run"),
         ("revenue", books.revenue, "earned by delivered videos"),
+        ("provider_payable", books.provider_payable, "what providers may charge for videos that nobody got, as a debt"),
+        ("provider_loss", books.provider_loss, "the same, as our loss"),
         ("sum", books.sum, "zero when nothing appeared or disappeared"),
     ] {
         accounts.row([name.to_owned(), amount(credits), what.to_owned()]);

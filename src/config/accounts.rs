@@ -33,6 +33,8 @@ pub struct ProviderConfig {
     pub poll_interval: Duration,
     /// Whether the account can list its jobs: the only way to find a submission whose answer was lost.
     pub can_list: bool,
+    /// Whether the same idempotency key is answered by the same job: a repeated order buys nothing then.
+    pub idempotency_key: bool,
     pub callbacks: CallbackConfig,
 }
 
@@ -59,6 +61,7 @@ impl ProviderConfig {
             max_in_flight: 10_000,
             poll_interval: Duration::from_millis(250),
             can_list: true,
+            idempotency_key: false,
             callbacks: CallbackConfig::default(),
         }
     }
@@ -100,6 +103,10 @@ fn read_provider(section: &mut Section<'_>, variables: &BTreeMap<String, String>
     let max_in_flight = rate(section.required_number("max_in_flight", 1..=1_000_000));
     let poll_interval = section.millis("poll_interval_ms", 10_000, 5..=600_000);
     let can_list = section.flag("can_list", true);
+    let idempotency_key = section.flag("idempotency_key", false);
+    if idempotency_key && kind.as_ref().is_some_and(|kind| *kind != ProviderKind::OpenaiVideos) {
+        section.problem("idempotency_key", "is for accounts of the kind openai_videos alone");
+    }
     let callbacks = callbacks::read(section, kind.as_ref(), variables);
     Some(ProviderConfig {
         name: name?,
@@ -111,6 +118,7 @@ fn read_provider(section: &mut Section<'_>, variables: &BTreeMap<String, String>
         max_in_flight,
         poll_interval,
         can_list,
+        idempotency_key,
         callbacks,
     })
 }

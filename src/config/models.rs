@@ -21,12 +21,19 @@ pub struct RouteConfig {
     pub upstream: String,
     /// The last day (UTC) on which new videos go there.
     pub available_until: Option<NaiveDate>,
+    /// What the provider charges for a video of the model's `standard_seconds` at its `price_credits`.
+    pub cost_credits: Option<Credits>,
 }
 
 impl RouteConfig {
     /// A route without an end.
     pub fn new(provider: &str, upstream: &str) -> RouteConfig {
-        RouteConfig { provider: provider.to_owned(), upstream: upstream.to_owned(), available_until: None }
+        RouteConfig {
+            provider: provider.to_owned(),
+            upstream: upstream.to_owned(),
+            available_until: None,
+            cost_credits: None,
+        }
     }
 
     /// Whether its last day has passed.
@@ -58,6 +65,9 @@ pub struct ModelConfig {
     /// Whole prices of single lengths, for lengths whose share of `price_credits` is no whole number. They hold for the
     /// sizes without a price of their own.
     pub length_prices: BTreeMap<u32, Credits>,
+    /// What a provider charges where the route does not say: of a video of `standard_seconds` at `price_credits`. Books what
+    /// may have been bought for nothing; without it the price stands in.
+    pub cost_credits: Option<Credits>,
     pub max_prompt_chars: usize,
     /// Whether a video may start from a reference image.
     pub reference_image: bool,
@@ -91,6 +101,14 @@ impl ModelConfig {
         let product = standard.times(seconds)?.get();
         let divisor = i64::from(self.standard_seconds);
         if divisor == 0 || product % divisor != 0 { None } else { Credits::new(product / divisor).ok() }
+    }
+
+    /// What one video may cost us by this route, in proportion to its price and rounded up; `None` where nobody said.
+    pub fn cost(&self, route: &RouteConfig, seconds: u32, size: Size) -> Option<Credits> {
+        let standard = i128::from(route.cost_credits.or(self.cost_credits)?.get());
+        let (price, of) = (i128::from(self.price(seconds, size)?.get()), i128::from(self.price_credits.get()));
+        let cost = (standard * price + of - 1).checked_div(of)?;
+        Credits::new(i64::try_from(cost).ok()?).ok()
     }
 
     /// What is wrong with this model, each naming the combination that is at fault.
@@ -173,6 +191,7 @@ fn read_model(section: &mut Section<'_>) -> Option<ModelConfig> {
     let size_prices = section.numbers_by("size_prices", "sizes and whole credits, such as { \"1792x1024\" = 305 }");
     let length_prices = section.numbers_by("length_prices", "seconds and whole credits, such as { \"6\" = 447 }");
     let longest_prompt = u64::try_from(Prompt::MAX_CHARS).unwrap_or(u64::MAX);
+    let cost_credits = section.optional_number("cost_credits", 0..=1_000_000_000).and_then(whole);
     let max_prompt_chars = section.number("max_prompt_chars", longest_prompt, 1..=longest_prompt);
     let reference_image = section.flag("reference_image", false);
     let reference_image_matches_size = section.flag("reference_image_matches_size", false);
@@ -200,6 +219,7 @@ fn read_model(section: &mut Section<'_>) -> Option<ModelConfig> {
         default_size: default_size?,
         size_prices: credits_by(size_prices),
         length_prices: credits_by(length_prices),
+        cost_credits,
         max_prompt_chars: usize::try_from(max_prompt_chars).unwrap_or(Prompt::MAX_CHARS),
         reference_image,
         reference_image_matches_size,
@@ -214,7 +234,7 @@ fn read_routes(section: &mut Section<'_>, model: Option<&str>) -> Option<Vec<Rou
     let Some(tables) = section.tables("routes") else {
         let provider = section.required_text("provider");
         let upstream = section.text("upstream").or_else(|| model.map(str::to_owned));
-        return Some(vec![RouteConfig { provider: provider?, upstream: upstream?, available_until: None }]);
+        return Some(vec![RouteConfig::new(&provider?, &upstream?)]);
     };
     for key in ["provider", "upstream"] {
         if section.text(key).is_some() {
@@ -231,9 +251,12 @@ fn read_routes(section: &mut Section<'_>, model: Option<&str>) -> Option<Vec<Rou
         let provider = route.required_text("provider");
         let upstream = route.text("upstream").or_else(|| model.map(str::to_owned));
         let available_until = route.day("available_until");
+        let cost_credits = route.optional_number("cost_credits", 0..=1_000_000_000).and_then(whole);
         route.finish();
         match (provider, upstream) {
-            (Some(provider), Some(upstream)) => routes.push(RouteConfig { provider, upstream, available_until }),
+            (Some(provider), Some(upstream)) => {
+                routes.push(RouteConfig { provider, upstream, available_until, cost_credits });
+            }
             _ => complete = false,
         }
     }
@@ -294,6 +317,7 @@ pub fn built_in() -> Vec<ModelConfig> {
         default_size: WIDE,
         size_prices: BTreeMap::new(),
         length_prices: BTreeMap::new(),
+        cost_credits: None,
         max_prompt_chars: Prompt::MAX_CHARS,
         // it becomes the first frame
         reference_image: true,

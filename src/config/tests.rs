@@ -79,6 +79,8 @@ fn every_setting_of_the_example_file_is_known() {
         "drain_secs",
         "lookup_pause_ms",
         "can_list",
+        "idempotency_key",
+        "cost_credits",
         "length_prices",
         "available_until",
         "probe_secs",
@@ -305,6 +307,22 @@ fn a_price_with_a_fraction_is_refused_by_its_combination() {
     assert_eq!(model.price(4, size), Credits::new(61).ok());
     assert_eq!(model.price(5, size), None);
     assert_eq!(model.routes, [RouteConfig::new("main", "clip")]);
+}
+
+#[test]
+fn a_video_costs_in_proportion_to_its_price_rounded_up_and_a_route_may_know_better() {
+    let size = load(&format!("{ACCOUNT}{MODEL}")).models[0].default_size;
+    let cost = |more: &str, route: RouteConfig| {
+        let model = load(&format!("{ACCOUNT}{MODEL}{more}\n")).models.remove(0);
+        [4, 8].map(|seconds| model.cost(&route, seconds, size).map(Credits::get))
+    };
+    let route = || RouteConfig::new("main", "clip");
+    assert_eq!(cost("", route()), [None, None], "nobody said");
+    assert_eq!(cost("cost_credits = 40", route()), [Some(40), Some(80)]);
+    let dearer = RouteConfig { cost_credits: Credits::new(50).ok(), ..route() };
+    assert_eq!(cost("cost_credits = 40", dearer), [Some(50), Some(100)]);
+    // 40 x 100 / 61
+    assert_eq!(cost("cost_credits = 40\nlength_prices = { \"8\" = 100 }", route()), [Some(40), Some(66)]);
 }
 
 #[test]

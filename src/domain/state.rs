@@ -120,6 +120,25 @@ stored_enum!(
         Refund = "refund",
         /// A correction by a named person for a stated reason: issued <-> available.
         Adjustment = "adjustment",
+        /// What an attempt cost us, or may have, without a video to show for it: provider_payable -> provider_loss. No
+        /// customer's money.
+        Loss = "loss",
+    }
+);
+
+impl LedgerAct {
+    /// Every act that moves customers' money.
+    pub const OF_CUSTOMERS: &'static [LedgerAct] =
+        &[LedgerAct::Grant, LedgerAct::Freeze, LedgerAct::Charge, LedgerAct::Refund, LedgerAct::Adjustment];
+}
+
+stored_enum!(
+    /// What became of the job of an attempt that had ended before.
+    LateFinding, "late_finding", {
+        /// The provider finished the video after the attempt's end.
+        Succeeded = "succeeded",
+        /// It ended the job without a video.
+        Failed = "failed",
     }
 );
 

@@ -23,11 +23,14 @@ pub struct Book {
 /// Sums over the whole book.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Creates that passed the key check: `accepted` plus everything in `refused` except `unauthorized`.
+    /// Creates that passed the key check: `accepted`, `replayed` and everything in `refused` except `unauthorized`.
     pub creates_seen: u64,
     pub accepted: u64,
+    /// Creates that were answered by the job that their idempotency key had bought before.
+    #[serde(default)]
+    pub replayed: u64,
     /// By kind: `unauthorized`, `invalid_request`, `model_not_found`, `moderation`, `rate_limited`, `quota`,
-    /// `server_error`, `bad_gateway`, `dropped`, `hostile`.
+    /// `server_error`, `bad_gateway`, `dropped`, `hostile`, `key_reused`.
     pub refused: BTreeMap<String, u64>,
     pub queued: u64,
     pub in_progress: u64,
@@ -70,6 +73,9 @@ pub struct BookedJob {
     pub cancelled: bool,
     pub polls: u32,
     pub downloads: u32,
+    /// The idempotency key that it was ordered under, honoured or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
     /// The fault that the create or the job was given, if any.
     pub fault: Option<Fault>,
 }
@@ -91,7 +97,15 @@ pub struct CreateStamp {
     pub at_ms: u64,
     /// `None` when the request was too broken to name one.
     pub model: Option<String>,
+    /// `None` when the request was refused before it was understood.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
     pub accepted: bool,
+    /// It was answered by the job of an earlier create with the same key.
+    #[serde(default)]
+    pub replayed: bool,
 }
 
 impl Book {
@@ -130,7 +144,14 @@ mod tests {
 
     #[test]
     fn the_busiest_window_slides_and_can_look_at_one_model() {
-        let stamp = |at_ms, model: &str| CreateStamp { at_ms, model: Some(model.to_owned()), accepted: true };
+        let stamp = |at_ms, model: &str| CreateStamp {
+            at_ms,
+            model: Some(model.to_owned()),
+            prompt: None,
+            idempotency_key: None,
+            accepted: true,
+            replayed: false,
+        };
         let creates = vec![
             stamp(0, "sora-2"),
             stamp(900, "sora-2"),

@@ -83,6 +83,8 @@ pub(super) struct Terms {
     pub(super) on_job: Option<Fault>,
     /// What goes wrong with its callback, if anything.
     pub(super) callback: Option<CallbackFault>,
+    /// The idempotency key that it was ordered under.
+    pub(super) key: Option<Arc<str>>,
 }
 
 /// Why a finished video cannot be had.
@@ -264,6 +266,7 @@ impl Job {
             price_cents: self.terms.price_cents,
             charged_cents: self.charged_cents(state),
             answer_lost: self.answer_lost(),
+            idempotency_key: self.terms.key.as_deref().map(str::to_owned),
             deleted: self.deleted,
             cancelled: self.cancelled_ms.is_some(),
             polls: self.polls,
@@ -364,6 +367,7 @@ mod tests {
             at_create: None,
             on_job,
             callback: None,
+            key: None,
         };
         Job {
             id: "video_1".into(),

@@ -20,15 +20,18 @@ mod clock;
 mod content;
 mod control;
 mod door;
+mod fate;
 mod hostile;
 mod http;
 mod jobs;
 mod journal;
+mod keys;
 mod listing;
 mod office;
 mod outcomes;
 mod profile;
 mod script;
+mod stamp;
 mod studio;
 mod surfaces;
 #[cfg(test)]

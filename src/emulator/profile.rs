@@ -76,6 +76,8 @@ pub struct Profile {
     /// While set, the list of jobs of the `/v1/videos` surface is answered with this status: an outage (500, 503), or a
     /// vendor that has no list (404, 405).
     pub list_outage_status: Option<u16>,
+    /// Whether the `/v1/videos` surface answers the same `Idempotency-Key` by the same job. Otherwise the header means nothing.
+    pub honours_keys: bool,
     /// What `/content` answers before completion: 404, or 400 as some gateways do.
     pub content_not_ready_status: u16,
     /// Length of the clips handed out; independent of the seconds bought, so that downloads stay small.
@@ -117,6 +119,7 @@ impl Profile {
             charge_failed: false,
             poll_after_ms: None,
             list_outage_status: None,
+            honours_keys: false,
             content_not_ready_status: 404,
             clip_seconds: 3,
             one_clip_for_all: false,

@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::book::{Book, CreateStamp, Totals};
-use super::callbacks::CallbackFault;
+use super::book::{Book, Totals};
 use super::clock::Clock;
+use super::fate::Fate;
 use super::jobs::{Job, Order, Sight, Spoil, Terms, Unavailable};
+use super::keys::{Key, Keys, Used};
 use super::listing::{self, Listed, Page};
 use super::outcomes::{Created, Download, Invalid, NoFile, NotDeleted, NotSeen};
 use super::profile::{Draw, Lot, Profile, scramble};
-use super::script::{Detour, Fault, OddPicture, Rule, Script};
+use super::script::{Detour, OddPicture, Rule, Script};
+use super::stamp::Stamp;
 
 pub(super) struct Studio {
     seed: u64,
@@ -35,16 +37,11 @@ struct Memory {
     by_id: HashMap<Arc<str>, usize>,
     /// Creates so far by SHA-256 of the prompt.
     tries: HashMap<[u8; 32], u32>,
+    keys: Keys,
     stamps: Vec<Stamp>,
     refused: BTreeMap<&'static str, u64>,
     /// Jobs ever accepted; survives a reset.
     issued: u64,
-}
-
-struct Stamp {
-    at_ms: u64,
-    model: Option<Arc<str>>,
-    accepted: bool,
 }
 
 impl Studio {
@@ -59,6 +56,7 @@ impl Studio {
             jobs: Vec::new(),
             by_id: HashMap::new(),
             tries: HashMap::new(),
+            keys: Keys::default(),
             stamps: Vec::new(),
             refused: BTreeMap::new(),
             issued: 0,
@@ -82,27 +80,53 @@ impl Studio {
     /// Counts a create whose body could not be read.
     pub(super) fn note_unreadable(&self) {
         let now_ms = self.clock.now_ms();
-        self.memory().stamp_refusal(now_ms, None, "invalid_request");
+        self.memory().stamp_refusal(Stamp { at_ms: now_ms, ..Stamp::default() }, "invalid_request");
+    }
+
+    /// Decides about a create without a key.
+    pub(super) fn create<A>(&self, read: impl FnOnce(&Profile) -> Result<(Order, u64), Invalid<A>>) -> Created<A> {
+        self.create_under(None, read)
     }
 
     /// Decides about a create; `read` checks it against the vendor's rules and gives the order and its price in US cents.
-    pub(super) fn create<A>(&self, read: impl FnOnce(&Profile) -> Result<(Order, u64), Invalid<A>>) -> Created<A> {
+    pub(super) fn create_under<A>(
+        &self,
+        key: Option<Key<A>>,
+        read: impl FnOnce(&Profile) -> Result<(Order, u64), Invalid<A>>,
+    ) -> Created<A> {
         let now_ms = self.clock.now_ms();
         let mut memory = self.memory();
+        let mut stamp = Stamp { at_ms: now_ms, key: key.as_ref().map(|key| Arc::clone(&key.text)), ..Stamp::default() };
         let (request, price_cents) = match read(&memory.profile) {
             Ok(read) => read,
             Err(invalid) => {
-                memory.stamp_refusal(now_ms, invalid.model.map(Arc::from), invalid.kind);
+                memory.stamp_refusal(Stamp { model: invalid.model.map(Arc::from), ..stamp }, invalid.kind);
                 return Created::Invalid(*invalid.answer);
             }
         };
+        (stamp.model, stamp.prompt) = (Some(Arc::clone(&request.model)), Some(Arc::clone(&request.prompt)));
         let prompt_sha256 = sha256(request.prompt.as_bytes());
         let nth = memory.next_try(prompt_sha256);
         let lot = Lot::new(self.seed, prompt_key(&prompt_sha256), nth);
         let fate = memory.fate(&request, nth, lot);
         if let Some((fault, kind)) = fate.at_create.as_ref().and_then(|fault| Some((fault, fault.refusal()?))) {
-            memory.stamp_refusal(now_ms, Some(Arc::clone(&request.model)), kind);
+            memory.stamp_refusal(stamp, kind);
             return Created::Refused { fault: fault.clone(), model: request.model, prompt: request.prompt };
+        }
+        let key = key.filter(|_| memory.profile.honours_keys);
+        if let Some(key) = &key
+            && let Some(used) = memory.keys.find(&key.text, &request, &memory.jobs)
+        {
+            return match used {
+                Used::BySame(position) => {
+                    memory.stamps.push(Stamp { replayed: true, ..stamp });
+                    Created::Accepted { job: memory.jobs[position].sight(now_ms), fault: fate.at_create }
+                }
+                Used::ByAnother => {
+                    memory.stamp_refusal(stamp, "key_reused");
+                    Created::Invalid((key.reused)())
+                }
+            };
         }
         let terms = Terms {
             prompt_sha256,
@@ -115,7 +139,13 @@ impl Studio {
             at_create: fate.at_create.clone(),
             on_job: fate.on_job,
             callback: fate.callback,
+            key: stamp.key.clone(),
         };
+        if let Some(key) = key {
+            let position = memory.jobs.len();
+            memory.keys.note(key.text, position);
+        }
+        memory.stamps.push(Stamp { accepted: true, ..stamp });
         let job = memory.accept(self.origin, request, terms, now_ms);
         Created::Accepted { job, fault: fate.at_create }
     }
@@ -275,6 +305,7 @@ impl Studio {
         memory.jobs.clear();
         memory.by_id.clear();
         memory.tries.clear();
+        memory.keys.clear();
         memory.stamps.clear();
         memory.refused.clear();
     }
@@ -288,14 +319,6 @@ impl Studio {
     }
 }
 
-/// What was decided about one create.
-struct Fate {
-    at_create: Option<Fault>,
-    on_job: Option<Fault>,
-    latency_ms: u64,
-    callback: Option<CallbackFault>,
-}
-
 impl Memory {
     fn next_try(&mut self, prompt_sha256: [u8; 32]) -> u32 {
         let tries = self.tries.entry(prompt_sha256).or_default();
@@ -303,31 +326,13 @@ impl Memory {
         *tries
     }
 
-    /// Script, then policy, then chance.
     fn fate(&mut self, request: &Order, nth: u32, lot: Lot) -> Fate {
-        let latency_ms = self.profile.latency(lot);
-        if !(self.script.is_empty() && self.policy.is_empty()) {
-            let prompt = request.prompt.to_lowercase();
-            let rule = self.script.take(&prompt, &request.model, nth);
-            if let Some(rule) = rule.or_else(|| self.policy.take(&prompt, &request.model, nth)) {
-                let latency_ms = rule.latency_ms.unwrap_or(latency_ms);
-                let callback = rule.callback.clone();
-                return match rule.fault.clone() {
-                    Some(fault) if fault.strikes_at_create() => {
-                        Fate { at_create: Some(fault), on_job: None, latency_ms, callback }
-                    }
-                    on_job => Fate { at_create: None, on_job, latency_ms, callback },
-                };
-            }
-        }
-        let chances = self.profile.chances(lot);
-        Fate { at_create: chances.at_create, on_job: chances.on_job, latency_ms, callback: None }
+        Fate::of((request, nth), lot, &self.profile, [&mut self.script, &mut self.policy])
     }
 
     fn accept(&mut self, origin: u64, request: Order, terms: Terms, now_ms: u64) -> Sight {
         self.issued += 1;
         let id: Arc<str> = format!("video_{:016x}{:08x}", scramble(origin ^ self.issued), self.issued).into();
-        self.stamps.push(Stamp { at_ms: now_ms, model: Some(Arc::clone(&request.model)), accepted: true });
         self.by_id.insert(Arc::clone(&id), self.jobs.len());
         let job = Job {
             id,
@@ -344,8 +349,8 @@ impl Memory {
         sight
     }
 
-    fn stamp_refusal(&mut self, now_ms: u64, model: Option<Arc<str>>, kind: &'static str) {
-        self.stamps.push(Stamp { at_ms: now_ms, model, accepted: false });
+    fn stamp_refusal(&mut self, stamp: Stamp, kind: &'static str) {
+        self.stamps.push(stamp);
         *self.refused.entry(kind).or_default() += 1;
     }
 
@@ -358,6 +363,7 @@ impl Memory {
     fn totals(&self, now_ms: u64) -> Totals {
         let mut totals = Totals {
             creates_seen: self.stamps.len() as u64,
+            replayed: self.stamps.iter().filter(|stamp| stamp.replayed).count() as u64,
             refused: self.refused.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
             ..Totals::default()
         };
@@ -365,12 +371,6 @@ impl Memory {
             job.add_to(&mut totals, now_ms);
         }
         totals
-    }
-}
-
-impl Stamp {
-    fn copied(&self) -> CreateStamp {
-        CreateStamp { at_ms: self.at_ms, model: self.model.as_deref().map(str::to_owned), accepted: self.accepted }
     }
 }
 

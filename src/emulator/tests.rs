@@ -521,3 +521,48 @@ async fn many_clients_at_once_lose_nothing() {
     assert_eq!((book.totals.accepted, book.totals.completed, book.totals.charged_cents), (400, 400, 16_000));
     assert_eq!((book.jobs.len(), book.creates.len()), (400, 400));
 }
+
+/// A create under an idempotency key.
+async fn under_key(bench: &Bench, key: &str, prompt: &str) -> reqwest::Result<Response> {
+    let post = bench.client.post(bench.url("/videos")).bearer_auth(KEY).header("idempotency-key", key);
+    post.json(&json!({"prompt": prompt})).send().await
+}
+
+#[tokio::test]
+async fn the_same_key_is_answered_by_the_same_job_also_when_answers_were_lost() {
+    let profile = Profile { honours_keys: true, latency_ms: (30_000, 30_000), ..Profile::calm() };
+    let bench = Bench::with(SEED, profile).await;
+    bench.emulator.script(Rule::on_prompt("lost", Fault::DroppedAfterAccept).nth(Nth { from: 1, to: Some(2) }));
+    assert!(under_key(&bench, "k1", "lost").await.is_err());
+    assert!(under_key(&bench, "k1", "lost").await.is_err(), "the answer to a repeated create may be lost too");
+    let again = json_of(under_key(&bench, "k1", "lost").await.unwrap(), StatusCode::OK).await;
+    let book = bench.emulator.book();
+    assert_eq!((book.totals.creates_seen, book.totals.accepted, book.totals.replayed), (3, 1, 2));
+    assert_eq!((text(&again["id"]), Some("k1")), (book.jobs[0].id.clone(), book.jobs[0].idempotency_key.as_deref()));
+    assert!(book.creates.iter().all(|create| create.idempotency_key.as_deref() == Some("k1")), "{book:?}");
+    // another key buys another
+    json_of(under_key(&bench, "k2", "lost").await.unwrap(), StatusCode::OK).await;
+    assert_eq!(bench.emulator.totals().accepted, 2);
+}
+
+#[tokio::test]
+async fn another_order_under_a_used_key_is_refused_and_a_refused_one_uses_none() {
+    let bench = Bench::with(SEED, Profile { honours_keys: true, ..Profile::calm() }).await;
+    json_of(under_key(&bench, "k1", "a fox").await.unwrap(), StatusCode::OK).await;
+    let error = json_of(under_key(&bench, "k1", "an owl").await.unwrap(), StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert_eq!(error["error"]["type"], "idempotency_error");
+    bench.emulator.script(Rule::on_prompt("busy", Fault::ServerError { status: 503 }).nth(Nth::only(1)));
+    assert_eq!(under_key(&bench, "k2", "busy").await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    json_of(under_key(&bench, "k2", "busy").await.unwrap(), StatusCode::OK).await;
+    let totals = bench.emulator.totals();
+    assert_eq!((totals.accepted, totals.replayed, totals.refused_as("key_reused")), (2, 0, 1));
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_honour_keys_makes_a_job_for_each_create() {
+    let bench = Bench::new().await;
+    for _ in 0..2 {
+        json_of(under_key(&bench, "k1", "a fox").await.unwrap(), StatusCode::OK).await;
+    }
+    assert_eq!(bench.emulator.totals().accepted, 2);
+}

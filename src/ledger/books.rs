@@ -16,6 +16,10 @@ pub struct Books {
     pub held: i64,
     /// What delivered videos earned.
     pub revenue: i64,
+    /// What we may owe to providers for videos that nobody got, as a debt: never positive.
+    pub provider_payable: i64,
+    /// The same as a cost.
+    pub provider_loss: i64,
     pub sum: i64,
 }
 
@@ -41,15 +45,27 @@ pub async fn books(conn: &mut PgConnection) -> Result<Books, LedgerError> {
                 from credit_ledger where 'issued' in (from_account, to_account)) as "issued!",
             (select coalesce(sum(available), 0)::bigint from wallets) as "available!",
             (select coalesce(sum(held), 0)::bigint from batch_holds) as "held!",
-            (select coalesce(sum(amount), 0)::bigint from credit_ledger where to_account = 'revenue') as "revenue!""#,
+            (select coalesce(sum(amount), 0)::bigint from credit_ledger where to_account = 'revenue') as "revenue!",
+            (select coalesce(-sum(amount), 0)::bigint from credit_ledger where from_account = 'provider_payable')
+                as "provider_payable!",
+            (select coalesce(sum(amount), 0)::bigint from credit_ledger where to_account = 'provider_loss')
+                as "provider_loss!""#,
     )
     .fetch_one(conn)
     .await?;
-    let sum = [row.issued, row.available, row.held, row.revenue]
+    let sum = [row.issued, row.available, row.held, row.revenue, row.provider_payable, row.provider_loss]
         .into_iter()
         .try_fold(0i64, i64::checked_add)
         .ok_or(LedgerError::OutOfRange { doing: "summing the books" })?;
-    Ok(Books { issued: row.issued, available: row.available, held: row.held, revenue: row.revenue, sum })
+    Ok(Books {
+        issued: row.issued,
+        available: row.available,
+        held: row.held,
+        revenue: row.revenue,
+        provider_payable: row.provider_payable,
+        provider_loss: row.provider_loss,
+        sum,
+    })
 }
 
 /// Every difference between a stored balance and what its entries say; empty when the books are right.

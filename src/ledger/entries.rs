@@ -1,4 +1,5 @@
-//! Reading the ledger: every movement with who, why, before and after.
+//! Reading the ledger: every movement of customers' money with who, why, before and after. What providers cost us is none of
+//! it.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -42,13 +43,13 @@ pub async fn entries_of_batch(
 ) -> Result<Vec<Entry>, LedgerError> {
     Ok(sqlx::query_as!(
         Entry,
-        r#"select id, at, act as "act: LedgerAct", source as "source: GrantSource",
+        r#"select id, at, act as "act: LedgerAct", source as "source!: GrantSource",
                from_account::text as "from_account!", to_account::text as "to_account!", amount as "amount: Credits",
                balance_of::text as "balance_of!", balance_before as "balance_before: Credits",
                balance_after as "balance_after: Credits", video_count, video_ids as "video_ids: Vec<VideoId>",
                actor, reason, request_id
            from credit_ledger
-           where tenant_id = $1 and batch_id = $2 and id > $3 order by id limit $4"#,
+           where tenant_id = $1 and batch_id = $2 and id > $3 and act <> 'loss' order by id limit $4"#,
         tenant as TenantId,
         batch as BatchId,
         after,

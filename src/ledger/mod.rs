@@ -4,6 +4,7 @@
 //! - a ledger row moves one positive amount from one account to another, so all accounts together sum to zero;
 //! - a check and its write are one statement, and database constraints repeat the law;
 //! - a video is settled once (`settlements.video_id` is the key), a batch is frozen once and charged once per grant;
+//!   an attempt's loss is booked once, apart from customers' money (`provider_losses`);
 //! - locks are taken in one order: batch, wallets by (tenant, source), holds by (batch, source).
 //!
 //! Refuses: to begin or commit (the transaction is the caller's), to know what a video is, to touch a float.
@@ -11,12 +12,14 @@
 mod books;
 mod entries;
 mod freeze;
+mod loss;
 mod settle;
 mod wallet;
 
 pub use books::{Books, Difference, books, differences};
 pub use entries::{Entry, entries_of_batch};
 pub use freeze::{FreezeError, Frozen, freeze};
+pub use loss::{Loss, LossReason, book_losses};
 pub use settle::{BatchMoney, Finalized, Settlement, finalize, money_of_batches, settle};
 pub use wallet::{Wallet, WalletSource, available, grant, open_wallets, wallet};
 

@@ -45,12 +45,20 @@ pub struct Model {
     /// The model to name to those who ask for this one after that day.
     pub replacement: Option<String>,
     prices: HashMap<(u32, Size), Credits>,
+    /// As it was configured: what a route costs follows from it.
+    config: ModelConfig,
 }
 
 impl Model {
     /// The price of one video; `None` when that length or size is not offered.
     pub fn price(&self, seconds: u32, size: Size) -> Option<Credits> {
         self.prices.get(&(seconds, size)).copied()
+    }
+
+    /// What one video may cost us at this account; `None` when nobody said, or when that is not offered any more.
+    pub fn cost(&self, (account, upstream): (&str, &str), seconds: u32, size: Size) -> Option<Credits> {
+        let is_it = |route: &&RouteConfig| (route.provider.as_str(), route.upstream.as_str()) == (account, upstream);
+        self.config.cost(self.routes.iter().find(is_it)?, seconds, size)
     }
 
     /// Whether the last day on which it can be made has passed.
@@ -91,6 +99,7 @@ impl Model {
             available_until: last_day(config),
             replacement: config.replacement.clone(),
             prices,
+            config: config.clone(),
         }
     }
 }

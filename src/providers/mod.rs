@@ -3,7 +3,8 @@
 //! Owns the [`Provider`] trait, the [`Registry`] of accounts, the [`catalogue`] of models and, in [`egress`], every
 //! outbound connection.
 //! Always holds: [`SubmitOutcome::Rejected`] means that provably nothing was bought; whatever proves less is
-//! [`SubmitOutcome::Unknown`]. A submission is sent once. Messages are fit for customers; keys, handles and prompts are in
+//! [`SubmitOutcome::Unknown`]. A submission is sent once; only where an account honours idempotency keys may the same attempt
+//! send it again, under the same key. Messages are fit for customers; keys, handles and prompts are in
 //! none of them.
 //! Refuses: to decide. Whether to try again, to look up or to refund is for the steps.
 //!
@@ -59,7 +60,8 @@ pub enum SubmitOutcome {
     Accepted { handle: Handle },
     /// Provably nothing was bought: no connection came about, or the provider refused in so many words.
     Rejected { class: FailureClass, message: String, retry_after: Option<Duration> },
-    /// The request may have been taken. It has to be looked up ([`Provider::find`]), not sent again.
+    /// The request may have been taken. It has to be looked up ([`Provider::find`]), and is sent again only under the same key,
+    /// where that is honoured ([`Capabilities::idempotency_key`]).
     Unknown { cause: String },
 }
 
@@ -195,6 +197,9 @@ pub struct Capabilities {
     /// What [`Provider::find`] finds bears the attempt's own mark. Otherwise it is found by what is alike, which the
     /// image is no part of.
     pub marks_orders: bool,
+    /// The same order of the same attempt is answered by the same job: [`Provider::submit`] may be repeated for an attempt
+    /// whose answer was lost.
+    pub idempotency_key: bool,
     /// [`Provider::cancel`] can stop a job.
     pub cancel: bool,
     /// [`Provider::fetch_thumbnail`] may have a picture.
@@ -257,7 +262,8 @@ pub trait Provider: Send + Sync {
         Some(Handle(job.to_owned()))
     }
 
-    /// Orders one video, once. The attempt must have been committed before.
+    /// Orders one video, once: one request, under the attempt's own key where keys are honoured. The attempt must have been
+    /// committed before.
     async fn submit(&self, request: &GenerationRequest<'_>, attempt: AttemptId) -> SubmitOutcome;
 
     async fn poll(&self, handle: &Handle) -> Result<PollOutcome, ReadError>;

@@ -6,6 +6,7 @@
 
 mod finalize;
 mod generate;
+mod late;
 mod notify;
 mod purge;
 mod purge_images;
@@ -15,9 +16,10 @@ mod sweep;
 
 use std::time::Duration;
 
-use crate::callbacks::Ears;
+use crate::callbacks::{Ears, Mailbox};
 use crate::config::Live;
 use crate::db::Database;
+use crate::domain::{Credits, Size};
 use crate::engine::recorder::Recorder;
 use crate::providers::Registry;
 use crate::providers::catalogue::Catalogue;
@@ -27,6 +29,7 @@ use record::VideoJournal;
 
 pub use finalize::finalize;
 pub use generate::generate;
+pub use late::look_late;
 pub use notify::notify;
 pub use purge::{Purged, purge};
 pub use purge_images::purge_images;
@@ -73,6 +76,18 @@ pub struct Studio {
     pub courier: Courier,
     /// Who in this process may be called about.
     pub ears: Ears,
+    /// Where what is known of a job is left for whoever holds its video.
+    pub mailbox: Mailbox,
     pub timing: AttemptTiming,
     pub accounts: AccountTiming,
+}
+
+impl Studio {
+    /// What one video may cost us: what its route is said to cost, or its price where nobody said.
+    fn cost(&self, model: &str, route: (&str, &str), (seconds, size): (u32, &str), price: Credits) -> Credits {
+        let size = size.parse::<Size>().ok();
+        let catalogue = self.catalogue.get();
+        let cost = catalogue.model(model).zip(size).and_then(|(model, size)| model.cost(route, seconds, size));
+        cost.unwrap_or(price)
+    }
 }

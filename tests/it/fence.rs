@@ -5,7 +5,7 @@
 use freezeframe_workflows::money::CreditMove;
 use std::sync::Arc;
 
-use freezeframe::domain::{AttemptId, AttemptState, FailureClass};
+use freezeframe::domain::{AttemptId, AttemptState, Credits, FailureClass};
 use freezeframe::engine::queue::Ticket;
 use freezeframe::engine::recorder::Journal;
 use freezeframe::service::Roles;
@@ -82,6 +82,8 @@ fn close(video: &ClaimedVideo, state: AttemptState, failure: Option<FailureClass
         failure,
         message: failure.map(|_| "too late".to_owned()),
         blames_account: false,
+        possible_cost: Credits::ZERO,
+        may_succeed: false,
     };
     let credits = match verdict {
         Verdict::Succeed(_) => CreditMove::Charge,
@@ -109,6 +111,7 @@ fn every_transition(video: &ClaimedVideo) -> Vec<Transition> {
     }
     let later = Verdict::RetryLater { delay_ms: 1, spends_attempt: true };
     vec![
+        Transition::Sending { lease: lease.clone() },
         Transition::Accepted { lease: lease.clone(), handle: "another".to_owned() },
         Transition::AnswerLost { lease: lease.clone(), cause: "another".to_owned() },
         Transition::HandOver { lease },

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use freezeframe::db::{Database, DatabaseSettings, Tx, commit};
 use freezeframe::domain::{BatchId, BatchStatus, Credits, FailureClass, GrantSource, TenantId, VideoId};
-use freezeframe::ledger::{self, FreezeError, LedgerError, Settlement, Stamp};
+use freezeframe::ledger::{self, FreezeError, LedgerError, Loss, LossReason, Settlement, Stamp};
 use futures_util::future::join_all;
 
 use crate::app::postgres::TestDatabase;
@@ -390,4 +390,61 @@ async fn a_grant_of_nothing_or_beyond_counting_is_refused() {
     drop(conn);
     assert_eq!(desk.wallet().await[&Paid], (10, 0));
     desk.close().await;
+}
+
+#[tokio::test]
+async fn a_loss_is_booked_once_for_each_attempt_and_no_customer_pays_for_it() {
+    let desk = Desk::open(&[(GrantSource::Paid, 1_000)]).await;
+    let mut tx = desk.db.begin().await.unwrap();
+    let batch = desk.freeze(&mut tx, &[61, 61, 61]).await.unwrap();
+    commit("freeze", tx).await.unwrap();
+    let loss = |at: usize, attempt, amount, reason| Loss {
+        video: batch.videos[at].0,
+        attempt,
+        batch: batch.id,
+        credits: credits(amount),
+        reason,
+    };
+    let (unknown, late) = (LossReason::OutcomeUnknown, LossReason::LateSuccess);
+    let groups = [
+        (vec![loss(0, 1, 40, unknown), loss(1, 1, 7, unknown), loss(2, 1, 5, late), loss(2, 2, 0, late)], 52),
+        // the same again, whatever it is said to have cost, and one more
+        (vec![loss(0, 1, 99, late), loss(1, 2, 3, late)], 3),
+    ];
+    for (losses, booked) in groups {
+        let mut tx = desk.db.begin().await.unwrap();
+        assert_eq!(ledger::book_losses(&mut tx, &losses).await.unwrap(), credits(booked));
+        commit("losses", tx).await.unwrap();
+    }
+    let rows: Vec<(String, i64, i64, i64, i32)> = sqlx::query_as(
+        "select reason, amount, balance_before, balance_after, video_count from credit_ledger where act = 'loss' order by id",
+    )
+    .fetch_all(&desk.test.pool)
+    .await
+    .unwrap();
+    let row = |reason: LossReason, amount, before, videos| {
+        (reason.word().to_owned(), amount, before, before + amount, videos)
+    };
+    // reasons in their own order, one row for each
+    assert_eq!(rows, [row(late, 5, 0, 1), row(unknown, 47, 5, 2), row(late, 3, 52, 1)]);
+    let mut conn = desk.test.pool.acquire().await.unwrap();
+    let books = ledger::books(&mut conn).await.unwrap();
+    assert_eq!((books.provider_payable, books.provider_loss, books.sum), (-55, 55, 0));
+    assert_eq!((books.available, books.held), (1_000 - 183, 183));
+    assert!(ledger::differences(&mut conn).await.unwrap().is_empty());
+    assert!(
+        ledger::entries_of_batch(&mut conn, desk.tenant, batch.id, 0, 10).await.unwrap().len() == 1,
+        "the freeze alone"
+    );
+    // a loss that the ledger does not tell is a difference
+    sqlx::query("insert into provider_losses (video_id, n, tenant_id, batch_id, reason, credits) values ('v', 1, 't', $1, 'late_success', 9)")
+        .bind(batch.id)
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    let found = ledger::differences(&mut conn).await.unwrap();
+    assert!(
+        matches!(&found[..], [one] if one.what == "provider_loss_of_batch" && (one.stored, one.expected) == (64, 55)),
+        "{found:?}"
+    );
 }

@@ -29,4 +29,5 @@ mod steps;
 mod storage;
 mod store;
 mod thumbnails;
+mod unknown;
 mod webhooks;

@@ -1,7 +1,7 @@
 //! Routes: a model that leads to two accounts, each an emulator with a book of its own. A shut account is passed over before
 //! anything is sent to it, an attempt keeps its route, and what the settings say is read again without a restart.
 
-use freezeframe::domain::{AttemptId, AttemptState, FailureClass, GrantSource};
+use freezeframe::domain::{AttemptId, AttemptState, Credits, FailureClass, GrantSource};
 use freezeframe::emulator::{Book, Emulator, Fault, Rule};
 use freezeframe::engine::queue::Ticket;
 use freezeframe::engine::recorder::Journal;
@@ -485,6 +485,8 @@ async fn a_released_video_of_an_account_that_was_stopped_meanwhile_goes_back_to_
         failure: Some(FailureClass::Timeout),
         message: Some("too late".to_owned()),
         blames_account: true,
+        possible_cost: Credits::ZERO,
+        may_succeed: false,
     };
     let close = Close {
         lease: video.lease.clone(),

@@ -2,7 +2,9 @@
 //! nobody rewrites, and checks that repeat the law.
 
 use freezeframe::db::{Database, DatabaseSettings};
-use freezeframe::domain::{AttemptState, BatchStatus, DeliveryState, FailureClass, GrantSource, LedgerAct, VideoState};
+use freezeframe::domain::{
+    AttemptState, BatchStatus, DeliveryState, FailureClass, GrantSource, LateFinding, LedgerAct, VideoState,
+};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::app::postgres::TestDatabase;
@@ -79,6 +81,15 @@ fn entry(act: &str, batch: &str, movement: &str) -> String {
     )
 }
 
+/// The row of a loss; without a source, as the law wants it.
+fn loss(batch: &str, movement: &str, videos: &str) -> String {
+    format!(
+        "insert into credit_ledger (act, tenant_id, batch_id, from_account, to_account, amount, balance_of,
+             balance_before, balance_after, video_count, video_ids, actor, reason, request_id)
+         values ('loss', '{TENANT}', {batch}, {movement}, 1, {videos}, 'test', 'outcome_unknown', 'r')"
+    )
+}
+
 #[tokio::test]
 async fn the_words_of_every_state_are_the_same_in_rust_and_in_postgres() {
     let db = TestDatabase::fresh().await;
@@ -88,7 +99,7 @@ async fn the_words_of_every_state_are_the_same_in_rust_and_in_postgres() {
             assert_eq!(enum_labels(&db.pool, $kind::SQL_TYPE).await, words);
         })+};
     }
-    same!(BatchStatus, VideoState, AttemptState, DeliveryState, GrantSource, LedgerAct);
+    same!(BatchStatus, VideoState, AttemptState, DeliveryState, GrantSource, LedgerAct, LateFinding);
     let classes: Vec<&str> = FailureClass::ALL.iter().map(|class| class.name()).collect();
     assert_eq!(enum_labels(&db.pool, "failure_class").await, classes);
 }
@@ -131,9 +142,9 @@ async fn nobody_rewrites_the_ledger_or_a_settlement() {
     let db = TestDatabase::fresh().await;
     furnish(&db.pool).await;
     let app = as_application(&db).await;
-    for table in ["credit_ledger", "settlements"] {
-        let amount = format!("update {table} set amount = 1");
-        let none = format!("update {table} set amount = 1 where false");
+    for (table, amount) in [("credit_ledger", "amount"), ("settlements", "amount"), ("provider_losses", "credits")] {
+        let none = format!("update {table} set {amount} = 1 where false");
+        let amount = format!("update {table} set {amount} = 1");
         for statement in [amount, none, format!("delete from {table}"), format!("truncate {table}")] {
             // the role lacks the privilege, the owner meets the trigger; both are 42501
             assert_eq!(refusal(app.pool(), &statement).await.as_deref(), Some("42501"), "application: {statement}");
@@ -172,6 +183,22 @@ async fn rows_that_break_the_law_are_refused() {
         (entry("'refund'", &batch, "'revenue', 'available', 5, 'available', 5, 10"), CHECK),
         (entry("'adjustment'", "null", "'held', 'revenue', 5, 'held', 5, 0"), CHECK),
         (entry("'freeze'", &batch, "'available', 'held', 200, 'available', 100, -100"), CHECK),
+        // a loss has no source, has a batch, names its videos, and moves nobody else's money
+        (entry("'loss'", &batch, "'provider_payable', 'provider_loss', 5, 'provider_loss', 0, 5"), CHECK),
+        (loss("null", "'provider_payable', 'provider_loss', 5, 'provider_loss', 0, 5", "array['v']"), CHECK),
+        (loss(&batch, "'provider_payable', 'provider_loss', 5, 'provider_loss', 0, 5", "'{}'"), CHECK),
+        (loss(&batch, "'held', 'provider_loss', 5, 'provider_loss', 0, 5", "array['v']"), CHECK),
+        (loss(&batch, "'provider_loss', 'provider_payable', 5, 'provider_loss', 5, 0", "array['v']"), CHECK),
+        (entry("'charge'", &batch, "'provider_payable', 'revenue', 5, 'revenue', 0, 5"), CHECK),
+        (
+            "insert into provider_losses (video_id, n, tenant_id, batch_id, reason, credits) values ('v', 1, 't', 'b', 'late_success', -1)".into(),
+            CHECK,
+        ),
+        (
+            "insert into provider_losses (video_id, n, tenant_id, batch_id, reason, credits) values ('v', 1, 't', 'b', 'because', 1)".into(),
+            CHECK,
+        ),
+        ("insert into late_looks (video_id, n, tenant_id, finding) values ('v', 1, 't', 'failed')".into(), CHECK),
         (
             format!(
                 "insert into settlements (video_id, batch_id, outcome, amount) values ('{VIDEO}', '{BATCH}', 'refunded', 61)"

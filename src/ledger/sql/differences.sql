@@ -38,4 +38,11 @@ union all
 select 'settled_videos', b.id, count(s.video_id), (b.succeeded + b.failed)::bigint
 from batches b left join settlements s on s.batch_id = b.id
 group by b.id having count(s.video_id) <> b.succeeded + b.failed
+union all
+-- what is booked of attempts and what the ledger says of their batch
+select 'provider_loss_of_batch', coalesce(p.batch_id, l.batch_id), coalesce(p.credits, 0)::bigint, coalesce(l.amount, 0)::bigint
+from (select batch_id, sum(credits) as credits from provider_losses group by batch_id) p
+    full join (select batch_id, sum(amount) as amount from credit_ledger where act = 'loss' group by batch_id) l
+        on l.batch_id = p.batch_id
+where coalesce(p.credits, 0) <> coalesce(l.amount, 0)
 order by 1, 2

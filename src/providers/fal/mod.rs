@@ -156,6 +156,7 @@ impl Provider for Fal {
         Capabilities {
             find: false,
             marks_orders: false,
+            idempotency_key: false,
             cancel: true,
             thumbnail: false,
             reference_image: true,

@@ -211,6 +211,7 @@ impl Provider for GeminiOmni {
         Capabilities {
             find: false,
             marks_orders: false,
+            idempotency_key: false,
             cancel: true,
             thumbnail: false,
             reference_image: true,

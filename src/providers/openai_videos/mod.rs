@@ -3,9 +3,10 @@
 //! A reference image is the file `input_reference` of the form, and becomes the first frame.
 //! Submission is a form (what every server of this shape has to take, because the common client libraries send nothing
 //! else), polls and lists are JSON, the file comes from `/videos/{id}/content`, and a still of it from the same place with
-//! `variant=thumbnail`, which not every server of this shape knows. There is no cancel and no client token: a lost answer is
-//! looked up in the list.
-//! Always holds: one submission is one request; the key goes to the configured host alone.
+//! `variant=thumbnail`, which not every server of this shape knows. There is no cancel and no client token in the shape
+//! itself: a lost answer is looked up in the list. Some gateways honour `Idempotency-Key`; where the settings say so, every
+//! create carries the attempt's id as its key.
+//! Always holds: one submission is one request; the credential goes to the configured host alone.
 //! Refuses: to wait. Polling again is the caller's, with [`Provider::poll_interval`].
 //!
 //! Billing: OpenAI's price page charges by the second of generated video; when, and whether a failed or moderated job
@@ -67,6 +68,7 @@ pub struct OpenaiVideos {
     api: ApiClient,
     poll_interval: Duration,
     can_list: bool,
+    honours_keys: bool,
     odd_words: OddWords,
     look_ups: find::LookUps,
     has_callbacks: bool,
@@ -82,6 +84,7 @@ impl OpenaiVideos {
             api: ApiClient::new(account, attempts, egress, credential, &VOCABULARY)?,
             poll_interval: account.poll_interval,
             can_list: account.can_list,
+            honours_keys: account.idempotency_key,
             odd_words: OddWords::default(),
             look_ups: find::LookUps::default(),
             has_callbacks: false,
@@ -159,6 +162,7 @@ impl Provider for OpenaiVideos {
         Capabilities {
             find: self.can_list,
             marks_orders: false,
+            idempotency_key: self.honours_keys,
             cancel: false,
             thumbnail: true,
             reference_image: true,
@@ -188,8 +192,11 @@ impl Provider for OpenaiVideos {
             None => form,
         };
         // Not a client token: the header only names the request in a conversation with the provider's support.
-        let fill =
-            |post: reqwest::RequestBuilder| post.header("x-client-request-id", attempt.to_string()).multipart(form);
+        let fill = |post: reqwest::RequestBuilder| {
+            let post = post.header("x-client-request-id", attempt.to_string());
+            let post = if self.honours_keys { post.header("idempotency-key", attempt.to_string()) } else { post };
+            post.multipart(form)
+        };
         self.api.submit(self.api.url(["videos"]), request, fill, |job| Job(job).handle()).await
     }
 

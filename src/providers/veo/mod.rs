@@ -182,7 +182,15 @@ impl Provider for Veo {
 
     fn capabilities(&self) -> Capabilities {
         let (find, billing) = (self.bucket().is_some(), self.billing());
-        Capabilities { find, marks_orders: find, cancel: false, thumbnail: false, reference_image: true, billing }
+        Capabilities {
+            find,
+            marks_orders: find,
+            idempotency_key: false,
+            cancel: false,
+            thumbnail: false,
+            reference_image: true,
+            billing,
+        }
     }
 
     fn poll_interval(&self) -> Duration {

@@ -1,4 +1,4 @@
-//! Pauses, and what ends them early: a callback of the provider.
+//! Pauses, and what ends them early: a callback of the provider, or of a worker that held the video before.
 //!
 //! Always holds: a callback only moves a question forward in time; what it says is asked of the provider. A pause that the
 //! provider asked for is kept, callback or not.
@@ -12,13 +12,15 @@ use tokio::time::Instant;
 
 use super::look_up::Adopted;
 use super::{Attempt, LeaseLost};
-use crate::callbacks;
+use crate::callbacks::{self, About, Hint};
 use crate::metrics;
 use crate::providers::{Candidate, Handle, PollOutcome, Provider};
 
 /// So often the mailbox is asked for the job of a lost submission although nobody here heard a call: one may have come while
 /// nobody listened.
 const MAILBOX_EVERY: Duration = Duration::from_secs(15);
+/// How long a worker that has lost a video tries to say what it knows of it.
+const HINT_WITHIN: Duration = Duration::from_secs(5);
 
 impl Attempt<'_> {
     /// Waits before a step is repeated: for the step's own pause, or until the provider calls. Some variation keeps thousands
@@ -45,6 +47,33 @@ impl Attempt<'_> {
         }
     }
 
+    /// Whoever looks for a job listens for its name, at accounts without callbacks too: another worker may know it.
+    pub(super) fn listen_for_name(&mut self) {
+        if self.ear.is_none() {
+            let attempt = &self.video.attempt;
+            self.ear = Some(self.studio.ears.listen(&attempt.provider, attempt.id));
+        }
+    }
+
+    /// This worker learned which job the attempt has and may not write it any more: it is left as a hint, which is asked about
+    /// before anybody adopts it, by whoever holds the video now or looks at the attempt later.
+    pub(super) async fn tell_the_holder(&self) {
+        let attempt = &self.video.attempt;
+        let job =
+            self.provider.as_ref().zip(self.handle.as_ref()).and_then(|(provider, handle)| provider.job_of(handle));
+        let Some(job) = job else { return };
+        let account = attempt.provider.as_str().into();
+        let hint = Hint { account, about: About::Attempt(attempt.id), job: Some(job), ended: false };
+        match self.studio.mailbox.note(hint, HINT_WITHIN).await {
+            Ok(_) => {
+                tracing::info!(video = %self.video.lease.video, attempt = %attempt.id, "the lease was lost; the job is named to whoever holds the video")
+            }
+            Err(error) => {
+                tracing::warn!(video = %self.video.lease.video, attempt = %attempt.id, %error, "the lease was lost, and the job could not be named to whoever holds the video")
+            }
+        }
+    }
+
     /// Callbacks about the job of the handle are about this attempt.
     pub(super) fn listen_for_job(&mut self) {
         if let (Some(ear), Some(provider), Some(handle)) = (&mut self.ear, &self.provider, &self.handle)
@@ -58,7 +87,7 @@ impl Attempt<'_> {
     /// when there is none; then nothing follows from that.
     pub(super) async fn adopt_called(&mut self, provider: &Arc<dyn Provider>) -> Result<Option<VideoEnd>, LeaseLost> {
         let asked_lately = self.mailbox_asked.is_some_and(|at| at.elapsed() < MAILBOX_EVERY);
-        if self.ear.is_none() || asked_lately {
+        if asked_lately {
             return Ok(None);
         }
         let attempt = &self.video.attempt;

@@ -25,11 +25,12 @@ use super::Studio;
 use super::record::{AttemptEnd, Claim, ClaimedVideo, Close, Output, Reply, Transition, Verdict};
 use super::reference::Lent;
 use crate::callbacks::Ear;
-use crate::domain::{AttemptId, AttemptState, FailureClass};
+use crate::domain::{AttemptId, AttemptState, Credits, FailureClass};
 use crate::engine::queue::Job;
 use crate::engine::recorder::NotRecorded;
 use crate::metrics;
 use crate::providers::{self, Handle, Provider};
+pub(super) use look_up::CLOCK_SKEW;
 
 /// The third worker that dies with a video is the last one.
 const DEADLY: u32 = 3;
@@ -82,6 +83,8 @@ struct Attempt<'a> {
     gone_since: Option<Instant>,
     /// Hears what the provider calls about the attempt; `None` where it does not call.
     ear: Option<Ear>,
+    /// How often the order was repeated under its key by this worker.
+    repeats: u32,
     /// When the mailbox was last asked for the job, and whether there was no call since.
     mailbox_asked: Option<Instant>,
     /// Tells whether the handle was written.
@@ -115,6 +118,7 @@ impl<'a> Attempt<'a> {
             studio,
             provider,
             ear: calls.then(|| studio.ears.listen(&video.attempt.provider, video.attempt.id)),
+            repeats: 0,
             mailbox_asked: None,
             deadline,
             last_look,
@@ -149,8 +153,10 @@ impl<'a> Attempt<'a> {
     async fn run(mut self, job: Job) {
         let mut step = self.first_step();
         loop {
-            if self.handle_was_refused(step).await {
-                step = VideoStep::LookUp;
+            match self.handle_was_refused(step).await {
+                Ok(false) => {}
+                Ok(true) => step = VideoStep::LookUp,
+                Err(LeaseLost) => return metrics::lease_lost(),
             }
             let unprepared = tokio::select! {
                 // nothing was sent, and the attempt says so: whoever goes on submits it
@@ -213,18 +219,22 @@ impl<'a> Attempt<'a> {
     }
 
     /// The handle went to another attempt, or was not taken by the database: whose job it is has to be looked up.
-    async fn handle_was_refused(&mut self, step: VideoStep) -> bool {
-        let Some(written) = &mut self.handle_written else { return false };
+    async fn handle_was_refused(&mut self, step: VideoStep) -> Result<bool, LeaseLost> {
+        let Some(written) = &mut self.handle_written else { return Ok(false) };
         let told = match step {
-            VideoStep::Submit | VideoStep::LookUp => return false,
+            VideoStep::Submit | VideoStep::LookUp => return Ok(false),
             VideoStep::Poll => match written.try_recv() {
-                Err(oneshot::error::TryRecvError::Empty) => return false,
+                Err(oneshot::error::TryRecvError::Empty) => return Ok(false),
                 told => told.ok(),
             },
             // nobody's film is fetched before it is known whose it is
             VideoStep::Store => written.await.ok(),
         };
         self.handle_written = None;
+        if matches!(told, Some(Ok(Reply::LeaseLost))) {
+            self.tell_the_holder().await;
+            return Err(LeaseLost);
+        }
         let refused = matches!(told, Some(Ok(Reply::HandleTaken) | Err(NotRecorded::Refused(_))));
         if refused {
             self.handle = None;
@@ -234,7 +244,7 @@ impl<'a> Attempt<'a> {
             // what was said of another's job is not said of this one
             self.message = None;
         }
-        refused
+        Ok(refused)
     }
 
     /// This process stops in the middle of a step. What is stored by then is a success, whatever else was under way.
@@ -281,6 +291,8 @@ impl<'a> Attempt<'a> {
                 failure,
                 message: failure.map(explained),
                 blames_account: !self.before_account && failure.is_some_and(retry::accounts_fault),
+                possible_cost: self.possible_cost(),
+                may_succeed: may_succeed(end, state, self.handle.is_some()),
             },
             verdict,
             credits: money::of_video(next),
@@ -289,6 +301,9 @@ impl<'a> Attempt<'a> {
             Ok(Reply::Written) => {
                 job.settled();
                 metrics::attempt_ended(&self.video.attempt.provider, state.word());
+                if state == AttemptState::Unresolved {
+                    metrics::credits_moved("loss", self.possible_cost().get());
+                }
                 match failure {
                     None => metrics::video_succeeded(),
                     Some(class) if !retried => metrics::video_failed(class, self.video.price.get()),
@@ -304,6 +319,11 @@ impl<'a> Attempt<'a> {
                 job.set_aside(REFUSED_PAUSE);
             }
         }
+    }
+
+    fn possible_cost(&self) -> Credits {
+        let ClaimedVideo { model, seconds, size, price, attempt, .. } = &self.video;
+        self.studio.cost(model, (&attempt.provider, &attempt.upstream_model), (*seconds, size), *price)
     }
 
     /// A job that nobody waits for any more need not be finished, where the provider can stop it.
@@ -343,4 +363,11 @@ fn attempt_state(end: VideoEnd, failure: Option<FailureClass>) -> AttemptState {
         _ if failure == Some(FailureClass::OutcomeUnknown) => AttemptState::Unresolved,
         _ => AttemptState::Failed,
     }
+}
+
+/// Whether the provider may finish the job of an attempt that ended so: nobody saw its end.
+fn may_succeed(end: VideoEnd, state: AttemptState, has_handle: bool) -> bool {
+    let unseen =
+        matches!(end, VideoEnd::DeadlinePassed | VideoEnd::Gone | VideoEnd::ProviderFailed(FailureClass::Poison));
+    state == AttemptState::Unresolved || (has_handle && unseen)
 }

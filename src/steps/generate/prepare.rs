@@ -60,7 +60,7 @@ impl Attempt<'_> {
     }
 
     /// Whether the image has the size that the model wants.
-    fn fits(&self, facts: Option<ImageFacts>) -> Result<(), Unusable> {
+    pub(super) fn fits(&self, facts: Option<ImageFacts>) -> Result<(), Unusable> {
         let wants_size = self
             .studio
             .catalogue

@@ -21,7 +21,9 @@ with input as (
     from claimed
     where not exists (select from attempts a where a.video_id = claimed.id and a.n = claimed.attempts_made)
 ), resumed as (
-    update attempts a set lease_epoch = c.lease_epoch, worker = $3
+    update attempts a set lease_epoch = c.lease_epoch, worker = $3,
+        -- sent, and whoever sent it is gone: from now on nobody knows whether it was accepted
+        unknown_at = coalesce(a.unknown_at, case when a.handle is null and a.unsent is not true then now() end)
     from claimed c where a.video_id = c.id and a.n = c.attempts_made and a.finished_at is null
     -- what the row says now: the snapshot may be older than the handle that its last holder has just written
     returning a.video_id, a.id, a.state, a.handle, a.sent_at, a.provider, a.upstream_model, a.unsent

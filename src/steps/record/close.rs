@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use freezeframe_workflows::money::CreditMove;
 use sqlx::PgConnection;
 
-use super::{Lease, Reply};
+use super::{Lease, Reply, late};
 use crate::domain::{AttemptState, BatchId, Credits, FailureClass, VideoId, VideoState};
 use crate::engine::queue::{self, RunAt, Ticket};
 use crate::engine::recorder::JournalError;
@@ -34,6 +34,10 @@ pub struct AttemptEnd {
     pub message: Option<String>,
     /// The next attempt prefers another account.
     pub blames_account: bool,
+    /// What it may have cost us; booked where its outcome stays unknown.
+    pub possible_cost: Credits,
+    /// Its job may still succeed: it is looked at again when nobody waits for it any more.
+    pub may_succeed: bool,
 }
 
 /// A file in our store, verified.
@@ -108,6 +112,8 @@ pub(super) async fn write(
     }
     let new: Vec<&Closed> = closed.iter().filter(|row| !row.again).collect();
     settle(conn, &new, &by_video).await?;
+    let ended: Vec<&Close> = new.iter().filter_map(|row| by_video.get(&row.video).copied()).collect();
+    late::begin(conn, &ended).await?;
     let complete = move_counters(conn, &new).await?;
     delete_jobs(conn, &new, &by_video).await?;
     queue::push(conn, queue::names::FINALIZE, &complete, RunAt::Now).await?;
@@ -120,7 +126,10 @@ pub(super) async fn lock_batches(conn: &mut PgConnection, closes: &[(usize, &Clo
     if closes.is_empty() {
         return Ok(());
     }
-    let batches: BTreeSet<BatchId> = closes.iter().map(|(_, close)| close.batch).collect();
+    lock_in_order(conn, closes.iter().map(|(_, close)| close.batch).collect()).await
+}
+
+pub(super) async fn lock_in_order(conn: &mut PgConnection, batches: BTreeSet<BatchId>) -> Result<(), sqlx::Error> {
     let batches: Vec<String> = batches.into_iter().map(BatchId::bare).collect();
     sqlx::query!("select id from batches where id = any($1) order by id for update", &batches).fetch_all(conn).await?;
     Ok(())

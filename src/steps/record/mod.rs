@@ -8,6 +8,7 @@
 mod claim;
 mod close;
 mod give_back;
+mod late;
 mod progress;
 
 use std::collections::HashSet;
@@ -19,6 +20,7 @@ use sqlx::PgConnection;
 
 pub use claim::{Claim, ClaimedVideo, LiveAttempt};
 pub use close::{AttemptEnd, Close, Output, Verdict};
+pub use late::{LateAttempt, LateNews, late_rivals, take_due, write_late};
 
 use crate::accounts::{self, News};
 use crate::db::Database;
@@ -129,13 +131,13 @@ impl Journal for VideoJournal {
     }
 }
 
-/// Which of a provider account's handles belong to another attempt than the lease's.
+/// Which of a provider account's handles belong to another attempt than this one, the video's `n`th.
 ///
 /// # Errors
 /// The database's.
 pub async fn handles_of_others(
     db: &Database,
-    lease: &Lease,
+    (video, n): (VideoId, i32),
     provider: &str,
     handles: &[String],
 ) -> Result<HashSet<String>, sqlx::Error> {
@@ -144,8 +146,8 @@ pub async fn handles_of_others(
            where provider = $1 and handle = any($2) and not (video_id = $3 and n = $4)"#,
         provider,
         handles,
-        lease.video as VideoId,
-        lease.attempt,
+        video as VideoId,
+        n,
     )
     .fetch_all(db.pool())
     .await?;

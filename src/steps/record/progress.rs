@@ -134,7 +134,8 @@ pub(super) async fn answer_lost(
     let (videos, attempts, epochs) = keys(ops.iter().map(|(_, lease, _)| *lease));
     let causes: Vec<String> = ops.iter().map(|(_, _, cause)| (*cause).to_owned()).collect();
     let written = sqlx::query_scalar!(
-        r#"update attempts a set state = 'unknown', failure_message = i.cause
+        r#"update attempts a set state = 'unknown', failure_message = i.cause,
+               unknown_at = coalesce(a.unknown_at, now())
            from unnest($1::text[], $2::int[], $3::int[], $4::text[]) as i (video_id, n, epoch, cause)
            where a.video_id = i.video_id and a.n = i.n and a.lease_epoch = i.epoch and a.finished_at is null
            returning a.video_id as "video: VideoId""#,

@@ -11,7 +11,7 @@ use ring::digest;
 use sqlx::{PgPool, Row};
 
 /// Each answers one row per finding, as text.
-const MUST_BE_EMPTY: [(&str, &str); 13] = [
+const MUST_BE_EMPTY: [(&str, &str); 15] = [
     ("jobs left in the queue", "select job_type || ' ' || id || ' ' || status from apalis.jobs"),
     (
         "videos that never ended",
@@ -87,6 +87,27 @@ const MUST_BE_EMPTY: [(&str, &str); 13] = [
              select id, balance_before, lag(balance_after) over (partition by tenant_id, source order by id) as previous
              from credit_ledger where balance_of = 'available') l
          where previous <> balance_before",
+    ),
+    (
+        "losses of a batch that do not follow from each other, or from what is booked of its attempts",
+        "select 'entry ' || id from (
+             select id, balance_before, lag(balance_after, 1, 0::bigint) over (partition by batch_id order by id) as previous
+             from credit_ledger where act = 'loss') l
+         where previous <> balance_before
+         union all
+         select 'batch ' || coalesce(p.batch_id, l.batch_id) from
+             (select batch_id, sum(credits) as credits from provider_losses group by 1) p full join
+             (select batch_id, sum(amount) as credits from credit_ledger where act = 'loss' group by 1) l
+             on l.batch_id = p.batch_id
+         where coalesce(p.credits, 0) <> coalesce(l.credits, 0)",
+    ),
+    (
+        "unresolved attempts without their loss, and losses of attempts whose outcome is known",
+        "select coalesce(a.video_id, l.video_id) || ' ' || coalesce(a.n, l.n) from
+             (select video_id, n from attempts where state = 'unresolved'
+              union select video_id, n from late_looks where finding = 'succeeded') a
+             full join provider_losses l on l.video_id = a.video_id and l.n = a.n
+         where a.video_id is null or l.video_id is null",
     ),
 ];
 

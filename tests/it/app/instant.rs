@@ -38,6 +38,7 @@ impl Provider for Instant {
         Capabilities {
             find: true,
             marks_orders: false,
+            idempotency_key: false,
             cancel: false,
             thumbnail: false,
             reference_image: true,

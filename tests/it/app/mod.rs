@@ -70,6 +70,8 @@ pub struct TestSettings {
     pub max_body_bytes: usize,
     pub webhook_timeout_secs: u64,
     pub submit_timeout_secs: u64,
+    /// Further lines of every provider account.
+    pub more_account: &'static str,
     /// Further lines of the section `[attempts]`.
     pub more_attempts: &'static str,
     pub sweep_secs: u64,
@@ -106,6 +108,7 @@ impl Default for TestSettings {
             max_body_bytes: 4 << 20,
             webhook_timeout_secs: 5,
             submit_timeout_secs: 5,
+            more_account: "",
             more_attempts: "",
             sweep_secs: 1,
             http: "",
@@ -222,8 +225,10 @@ api_key_env = "{PROVIDER_KEY_VARIABLE}"
 requests_per_minute = 1000000
 max_in_flight = 100000
 poll_interval_ms = 50
+{}
 "#,
             emulator.base_url(),
+            settings.more_account,
         ));
     }
     text.push_str(&settings.models.replace("{emulator}", &accounts[0].1.url("")));

@@ -47,6 +47,11 @@ pub trait Surface: Send + Sync {
     /// is an error.
     fn ordered(&self, request: &SeenRequest) -> Option<anyhow::Result<(u32, Size)>>;
 
+    /// The same account with a provider that honours idempotency keys; `None` where the protocol has none.
+    fn account_with_keys(&self, _emulator: &Emulator, _key: Secret) -> Option<ProviderConfig> {
+        None
+    }
+
     /// The file comes by a URL that can redirect (and not inside of an answer).
     fn has_links(&self) -> bool {
         true

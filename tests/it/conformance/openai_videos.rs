@@ -18,6 +18,10 @@ impl Surface for OpenaiVideosSurface {
         ProviderConfig::embedded("account", emulator.base_url().parse().unwrap(), key)
     }
 
+    fn account_with_keys(&self, emulator: &Emulator, key: Secret) -> Option<ProviderConfig> {
+        Some(ProviderConfig { idempotency_key: true, ..self.account(emulator, key) })
+    }
+
     fn model(&self) -> &'static str {
         "sora-2-pro"
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use bytes::Bytes;
-use freezeframe::domain::{FailureClass, ImageFormat};
-use freezeframe::emulator::{Fault, Hostile};
+use freezeframe::domain::{AttemptId, FailureClass, ImageFormat};
+use freezeframe::emulator::{Fault, Hostile, Nth, Rule};
 use freezeframe::providers::{FindOutcome, GenerationRequest, ReferenceImage, SubmitOutcome};
 use ring::digest::{SHA256, digest};
 
@@ -23,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario!(the_wish_to_wait_is_understood),
     scenario!(a_lost_answer_is_unknown_and_sent_once),
     scenario!(a_job_whose_answer_was_lost_is_found_and_finished),
+    scenario!(a_lost_answer_is_repeated_under_its_key_alone),
     scenario!(an_answer_that_nobody_should_trust_is_unknown),
     scenario!(an_answer_in_other_types_is_understood),
     scenario!(without_a_connection_nothing_was_bought),
@@ -177,6 +178,34 @@ async fn a_job_whose_answer_was_lost_is_found_and_finished(stage: &Stage<'_>) ->
             stage.stores_the_film(&output).await
         }
         other => bail!("{other:?}"),
+    }
+}
+
+/// Where keys are honoured, the same order of the same attempt is the same job, and another attempt's is another; where they
+/// are not, no key is sent and the adapter does not promise anything.
+async fn a_lost_answer_is_repeated_under_its_key_alone(stage: &Stage<'_>) -> anyhow::Result<()> {
+    ensure!(!stage.provider.capabilities().idempotency_key, "nobody said that this account honours keys");
+    stage.accepted("a plain fox").await?;
+    ensure!(stage.emulator.book().creates.iter().all(|create| create.idempotency_key.is_none()), "a key was sent");
+    let Some(provider) = stage.honouring_keys()? else { return Ok(()) };
+    ensure!(provider.capabilities().idempotency_key, "the account honours keys");
+    stage.emulator.script(Rule::on_prompt("a lost fox", Fault::DroppedAfterAccept).nth(Nth::only(1)));
+    let request = stage.request("a lost fox");
+    is_unknown(provider.submit(&request, stage.attempt).await, "a lost fox")?;
+    let SubmitOutcome::Accepted { handle } = provider.submit(&request, stage.attempt).await else {
+        bail!("the same order under the same key was not answered by its job");
+    };
+    let book = stage.emulator.book();
+    let bought: Vec<&str> = book.of_prompt("a lost fox").map(|job| job.id.as_str()).collect();
+    ensure!(bought == [handle.0.as_str()], "{handle:?} and {bought:?}");
+    // another order under that key is no job, and proves nothing about the first
+    match provider.submit(&stage.request("a blue fox"), stage.attempt).await {
+        SubmitOutcome::Rejected { class: FailureClass::InvalidInput, .. } => {}
+        other => bail!("another order under a used key: {other:?}"),
+    }
+    match provider.submit(&request, AttemptId::generate()).await {
+        SubmitOutcome::Accepted { handle: another } if another != handle => Ok(()),
+        other => bail!("another attempt: {other:?}"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use chrono::{TimeDelta, Utc};
-use freezeframe::config::Config;
+use freezeframe::config::{Config, ProviderConfig};
 use freezeframe::domain::{AttemptId, BatchId, Secret, Size, TenantId, VideoId};
 use freezeframe::emulator::{Emulator, EmulatorSettings, Fault, Profile, Rule, clip};
 use freezeframe::providers::{
@@ -38,12 +38,7 @@ pub struct Stage<'s> {
 
 impl<'s> Stage<'s> {
     pub async fn open(surface: &'s dyn Surface, bug: Option<Bug>) -> anyhow::Result<Stage<'s>> {
-        let profile = Profile {
-            latency_ms: (LATENCY_MS, LATENCY_MS),
-            one_clip_for_all: true,
-            clip_seconds: 1,
-            ..Profile::calm()
-        };
+        let profile = profile();
         let listen = "127.0.0.1:0".parse()?;
         let settings = EmulatorSettings { listen, seed: 7, api_key: KEY.to_owned(), profile };
         let emulator = Emulator::start(settings).await?;
@@ -63,6 +58,14 @@ impl<'s> Stage<'s> {
     /// The same adapter with another key.
     pub fn with_key(&self, key: &str) -> anyhow::Result<Arc<dyn Provider>> {
         adapter(self.surface, &self.emulator, key)
+    }
+
+    /// The adapter of an account that honours idempotency keys, where the protocol has any; the emulator honours them from
+    /// now on.
+    pub fn honouring_keys(&self) -> anyhow::Result<Option<Arc<dyn Provider>>> {
+        let Some(account) = self.surface.account_with_keys(&self.emulator, Secret::new(KEY)) else { return Ok(None) };
+        self.emulator.set_profile(Profile { honours_keys: true, ..profile() });
+        adapter_of(account).map(Some)
     }
 
     pub fn request<'p>(&self, prompt: &'p str) -> GenerationRequest<'p>
@@ -149,9 +152,16 @@ impl<'s> Stage<'s> {
     }
 }
 
+fn profile() -> Profile {
+    Profile { latency_ms: (LATENCY_MS, LATENCY_MS), one_clip_for_all: true, clip_seconds: 1, ..Profile::calm() }
+}
+
 fn adapter(surface: &dyn Surface, emulator: &Emulator, key: &str) -> anyhow::Result<Arc<dyn Provider>> {
+    adapter_of(surface.account(emulator, Secret::new(key)))
+}
+
+fn adapter_of(mut account: ProviderConfig) -> anyhow::Result<Arc<dyn Provider>> {
     let mut config = Config::from_sources("", [])?;
-    let mut account = surface.account(emulator, Secret::new(key));
     account.name = ACCOUNT.to_owned();
     config.set_provider(account);
     config.attempts.submit_timeout = SUBMIT_TIMEOUT;

@@ -51,6 +51,12 @@ impl ApiFault {
         ApiFault::new(404, message).param("model").code("model_not_found")
     }
 
+    /// Another order has used this idempotency key.
+    pub(super) fn key_reused() -> Self {
+        let message = "This idempotency key was used before for a request with other parameters.";
+        ApiFault::new(422, message).code("idempotency_key_reused").kind("idempotency_error")
+    }
+
     /// An outage, with the code that goes with its status.
     pub(super) fn outage(status: u16) -> Self {
         let fault = ApiFault::new(status, "The server had an error while processing your request.");

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::super::content;
 use super::super::jobs::Sight;
+use super::super::keys::Key;
 use super::super::listing::Page;
 use super::super::office::{Office, json_response};
 use super::super::outcomes::{Created, NoFile, NotDeleted, NotSeen};
@@ -65,7 +66,8 @@ async fn create_video(request: &Request, body: Body, office: Data<&Arc<Office>>)
             return fault.into_response();
         }
     };
-    match office.studio.create(|profile| fields.order(profile)) {
+    let key = request.header("idempotency-key").map(|key| Key { text: key.into(), reused: ApiFault::key_reused });
+    match office.studio.create_under(key, |profile| fields.order(profile)) {
         Created::Invalid(fault) => fault.into_response(),
         Created::Refused { fault, model, prompt } => super::refused_without_words((&fault, &prompt), request, &office)
             .unwrap_or_else(|| ApiFault::of_refusal(&fault, &model).into_response()),
