@@ -4,6 +4,7 @@
 //! Always holds: the roles share one database and nothing else, so any number of processes may play any of them; stopping
 //! is asked for once and hands everything over.
 
+mod books;
 mod listen;
 mod reload;
 
@@ -226,6 +227,7 @@ impl Service {
             stop: CancellationToken::new(),
             roles: JoinSet::new(),
         };
+        service.roles.spawn(books::show(db.clone(), service.stop.clone()));
         if let (Some(listeners), Some(public_url)) = (listeners, public_url) {
             let links = LinkSigner::new(&master, public_url, config.storage.link_ttl)?;
             service.start_api(config, (db, listeners), &offer, (storage.clone(), links))?;
@@ -237,6 +239,7 @@ impl Service {
             }
             if roles.worker {
                 storage.probe().await?;
+                books::admit_workers(&engine, config).await?;
                 service.start_worker(config, engine, &offer, storage)?;
             }
         }
@@ -304,16 +307,7 @@ impl Service {
                 probe: config.scheduler.probe,
             },
         };
-        let settings = WorkerSettings {
-            video_slots: config.engine.slots,
-            finalize_slots: config.engine.finalize_slots,
-            webhook_slots: config.engine.webhook_slots,
-            max_fetch: config.engine.max_fetch,
-            heartbeat: config.engine.heartbeat,
-            dead_after: config.engine.dead_after,
-            poll: config.engine.poll,
-            sweep_every: config.engine.sweep,
-        };
+        let settings = WorkerSettings::new(config, books::process_name());
         let stop = self.stop.clone();
         self.roles.spawn(async move { Ok(worker::work(Arc::new(studio), settings, stop).await?) });
         Ok(())

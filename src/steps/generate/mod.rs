@@ -284,13 +284,17 @@ impl<'a> Attempt<'a> {
             verdict,
             credits: money::of_video(next),
         };
+        let known = Instant::now();
         match self.studio.recorder.record(Transition::Close(Box::new(close))).await {
             Ok(Reply::Written) => {
                 job.settled();
                 metrics::attempt_ended(&self.video.attempt.provider, state.word());
                 match failure {
                     None => metrics::video_succeeded(),
-                    Some(class) if !retried => metrics::video_failed(class, self.video.price.get()),
+                    Some(class) if !retried => {
+                        metrics::video_failed(class, self.video.price.get());
+                        metrics::refunded(known.elapsed());
+                    }
                     Some(_) => {}
                 }
                 if failure.is_some() {
