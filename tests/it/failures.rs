@@ -112,7 +112,7 @@ const PURSE: &str = "
 [[model]]
 name = \"purse\"
 provider = \"veo\"
-upstream_model = \"sora-2\"
+upstream = \"sora-2\"
 price_credits = 7
 standard_seconds = 4
 seconds = [4]
