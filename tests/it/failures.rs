@@ -184,8 +184,9 @@ async fn thirty_per_cent_that_fail_in_every_way_are_refunded_to_the_credit() {
     assert_eq!(app.count(sums).await, 0, "refunds are the prices of what failed");
     let charged = app.count("select sum(price_credits)::bigint from videos where state = 'succeeded'").await;
     assert_eq!(customer.available().await, 100_000_000 - charged);
-    let classes = app.count("select count(distinct failure_class) from videos").await;
-    assert_eq!(classes, 8, "each way is a failure of its own type");
+    // a cut line may look like a lost answer when nobody could look it up in time
+    let classes = "select count(distinct failure_class) from videos where failure_class <> 'outcome_unknown'";
+    assert_eq!(app.count(classes).await, 8, "each way is a failure of its own type");
 
     let metrics = app.http.get(format!("{}/metrics", app.base())).send().await.unwrap().text().await.unwrap();
     let buckets = buckets(&metrics, "freezeframe_refund_seconds");
