@@ -43,8 +43,10 @@ metrics! {
     ATTEMPTS = "freezeframe_attempts_total" Counter "Attempts at providers, by provider account and end.";
     LEASES_LOST = "freezeframe_leases_lost_total" Counter "Transitions refused because another worker holds the video.";
     CREDITS_MOVED = "freezeframe_credits_moved_total" Counter "Credits moved, by act: freeze, charge, refund, loss.";
+    REFUND_SECONDS = "freezeframe_refund_seconds" Histogram "From the moment a worker knows that a video failed to its committed refund.";
     BOOKS_SUM = "freezeframe_books_sum_credits" Gauge "Sum over all accounts; anything but zero is an alarm.";
-    BOOKS_DIFFERENCES = "freezeframe_books_differences" Gauge "Stored balances that disagree with their entries.";
+    BOOKS_DIFFERENCES = "freezeframe_books_differences" Gauge "Differences that the last comparison of the books found, by kind.";
+    BOOKS_COMPARED = "freezeframe_books_compared_timestamp_seconds" Gauge "When the last comparison of the books ended, in seconds since 1970; an alarm when it is long ago.";
     QUEUE_JOBS = "freezeframe_queue_jobs" Gauge "Jobs in the queue, by queue and state: waiting, held.";
     RECORDER_FLUSH_SECONDS = "freezeframe_recorder_flush_seconds" Histogram "Duration of a group commit.";
     RECORDER_TRANSITIONS = "freezeframe_recorder_transitions_total" Counter "Transitions written by group commits.";
@@ -171,6 +173,11 @@ pub fn video_failed(class: crate::domain::FailureClass, refunded_credits: i64) {
     counter!(VIDEOS_FINISHED, "outcome" => "failed", "failure" => class.name()).increment(1);
 }
 
+/// How long a failed video waited for its refund.
+pub fn refunded(took: Duration) {
+    histogram!(REFUND_SECONDS).record(took);
+}
+
 /// `act` is one of `freeze`, `charge`, `refund`, `loss`.
 pub fn credits_moved(act: &'static str, credits: i64) {
     counter!(CREDITS_MOVED, "act" => act).increment(credits.unsigned_abs());
@@ -220,9 +227,13 @@ pub fn lease_lost() {
     counter!(LEASES_LOST).increment(1);
 }
 
-pub fn books(sum: i64, differences: usize) {
+/// The last comparison of the books, of which every process shows the same; `kind` is a stable name or `other`.
+pub fn books(sum: i64, compared_at_secs: i64, differences: impl IntoIterator<Item = (&'static str, u64)>) {
     gauge!(BOOKS_SUM).set(sum as f64);
-    gauge!(BOOKS_DIFFERENCES).set(differences as f64);
+    gauge!(BOOKS_COMPARED).set(compared_at_secs as f64);
+    for (kind, count) in differences {
+        gauge!(BOOKS_DIFFERENCES, "kind" => kind).set(count as f64);
+    }
 }
 
 pub fn queue_jobs(queue: &'static str, waiting: i64, held: i64) {

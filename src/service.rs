@@ -4,6 +4,7 @@
 //! Always holds: the roles share one database and nothing else, so any number of processes may play any of them; stopping
 //! is asked for once and hands everything over.
 
+mod books;
 mod listen;
 mod reload;
 mod store;
@@ -128,11 +129,13 @@ impl Service {
         }
         if roles.worker || roles.scheduler {
             let engine = store.connect("engine", ENGINE_CONNECTIONS, true).await?;
+            service.roles.spawn(books::show(engine.clone(), service.stop.clone()));
             if roles.scheduler {
                 service.start_scheduler(config, engine.clone(), offer.plan.clone());
             }
             if roles.worker {
                 storage.probe().await?;
+                books::admit_workers(&engine, config).await?;
                 service.start_worker(config, engine, &offer, storage)?;
             }
         }
@@ -203,16 +206,7 @@ impl Service {
                 probe: config.scheduler.probe,
             },
         };
-        let settings = WorkerSettings {
-            video_slots: config.engine.slots,
-            finalize_slots: config.engine.finalize_slots,
-            webhook_slots: config.engine.webhook_slots,
-            max_fetch: config.engine.max_fetch,
-            heartbeat: config.engine.heartbeat,
-            dead_after: config.engine.dead_after,
-            poll: config.engine.poll,
-            sweep_every: config.engine.sweep,
-        };
+        let settings = WorkerSettings::new(config, books::process_name());
         let stop = self.stop.clone();
         self.roles.spawn(async move { Ok(worker::work(Arc::new(studio), settings, stop).await?) });
         Ok(())

@@ -1,5 +1,5 @@
-//! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, audit, looks at
-//! jobs that may succeed too late, and hearing of providers' callbacks.
+//! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, comparison of the
+//! books, looks at jobs that may succeed too late, and hearing of providers' callbacks.
 //!
 //! Refuses: SQL, decisions. It only connects the queue with the steps.
 
@@ -8,14 +8,18 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::billing::Auditor;
 use crate::callbacks;
+use crate::config::{Config, ReconcileConfig};
 use crate::engine::queue;
 use crate::engine::queue::{SlotSettings, Workers, WorkersStopped, names};
 use crate::metrics;
 use crate::steps::{self, Studio};
 
-/// How often the books are compared. Each time reads every entry, so not too often.
-const RECONCILE_EVERY: Duration = Duration::from_secs(300);
+/// How often a process looks whether the books are due for a comparison.
+const LOOK_AT_BOOKS: Duration = Duration::from_secs(15);
+/// Differences that are named in the log.
+const MOST_LOGGED: usize = 20;
 /// Files whose time is over are looked for once in so many sweeps.
 const SWEEPS_PER_PURGE: u32 = 4;
 /// Jobs that may have succeeded too late are asked about once in so many sweeps.
@@ -34,9 +38,29 @@ pub struct WorkerSettings {
     pub dead_after: Duration,
     pub poll: Duration,
     pub sweep_every: Duration,
+    pub reconcile: ReconcileConfig,
+    /// Of this process, for whoever reads what it has found.
+    pub name: String,
 }
 
 impl WorkerSettings {
+    /// As the settings say, for the process of that name.
+    pub fn new(config: &Config, name: String) -> WorkerSettings {
+        let engine = &config.engine;
+        WorkerSettings {
+            video_slots: engine.slots,
+            finalize_slots: engine.finalize_slots,
+            webhook_slots: engine.webhook_slots,
+            max_fetch: engine.max_fetch,
+            heartbeat: engine.heartbeat,
+            dead_after: engine.dead_after,
+            poll: engine.poll,
+            sweep_every: engine.sweep,
+            reconcile: config.reconcile.clone(),
+            name,
+        }
+    }
+
     fn slots(&self, queue: &'static str, slots: usize) -> SlotSettings {
         SlotSettings {
             queue,
@@ -62,7 +86,8 @@ pub async fn work(
     let purger = tokio::spawn(purge_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_PURGE, stop.clone()));
     let late =
         tokio::spawn(look_late_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_LATE_LOOK, stop.clone()));
-    let auditor = tokio::spawn(reconcile_regularly(studio.clone(), stop.clone()));
+    let books = (settings.name.clone(), settings.reconcile.clone());
+    let auditor = tokio::spawn(reconcile_regularly(studio.clone(), books, stop.clone()));
     let listener = tokio::spawn(callbacks::listen(studio.db.clone(), studio.ears.clone(), stop.clone()));
     let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
     let worked = Workers::new(studio.db.clone(), stop)
@@ -145,20 +170,29 @@ async fn purge_images(studio: &Studio, stop: &CancellationToken) {
     }
 }
 
-/// Keeps the gauges of the books true; whatever differs is named in the log.
-async fn reconcile_regularly(studio: Arc<Studio>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(RECONCILE_EVERY);
+/// Compares the books when the cluster's next comparison is due; whatever differs is named in the log.
+async fn reconcile_regularly(studio: Arc<Studio>, (who, config): (String, ReconcileConfig), stop: CancellationToken) {
+    let mut tick = tokio::time::interval(LOOK_AT_BOOKS.min(config.every));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match steps::audit(&studio.db).await {
+        let providers = studio.providers.get();
+        let auditor = Auditor { db: &studio.db, storage: &studio.storage, providers: &providers, who: &who };
+        match auditor.when_due(config.every, config.ask_providers_every).await {
             Ok(None) => {}
             Ok(Some(found)) if found.is_clean() => {}
             Ok(Some(found)) => {
-                tracing::error!(differences = ?found.differences, "the books disagree: run `freezeframe reconcile`")
+                let first = &found.differences[..found.differences.len().min(MOST_LOGGED)];
+                let kinds = found.kinds();
+                tracing::error!(
+                    sum = found.books.sum,
+                    ?kinds,
+                    ?first,
+                    "the books disagree: run `freezeframe reconcile`"
+                )
             }
             Err(error) => tracing::warn!(%error, "the books could not be compared; it is tried again"),
         }

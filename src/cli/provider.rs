@@ -209,7 +209,7 @@ async fn known(config: &Config, db: &Database, name: &str) -> Result<()> {
 }
 
 /// The name given, else the user that runs this.
-fn actor(by: Option<String>) -> String {
+pub(super) fn actor(by: Option<String>) -> String {
     let given = by.map(|by| by.trim().to_owned()).filter(|by| !by.is_empty());
     given.unwrap_or_else(|| match User::from_uid(Uid::current()) {
         Ok(Some(user)) => user.name,

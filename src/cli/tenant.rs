@@ -7,9 +7,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::output::{self, amount};
+use super::provider::actor;
 use crate::billing;
 use crate::config::{Config, LONGEST_RETENTION_DAYS};
 use crate::domain::{Credits, GrantSource, TenantId};
+use crate::ledger::Adjustment;
 use crate::service::{Store, master_key};
 use crate::tenants::{self, NewTenant};
 
@@ -26,6 +28,30 @@ enum TenantCommand {
     Create(CreateArgs),
     /// Set how long a customer's files are kept; holds for those that are there already
     Retention(RetentionArgs),
+    /// Correct a customer's credits, with a reason; the ledger shows who and why
+    Adjust(AdjustArgs),
+}
+
+#[derive(Args)]
+struct AdjustArgs {
+    /// The customer's id
+    #[arg(value_name = "TENANT_ID")]
+    tenant: TenantId,
+    /// Credits to add
+    #[arg(long, value_name = "N", value_parser = parse_credits)]
+    add: Option<Credits>,
+    /// Credits to take away; never more than are available
+    #[arg(long, value_name = "N", value_parser = parse_credits, conflicts_with = "add", required_unless_present = "add")]
+    take: Option<Credits>,
+    /// Which of the customer's credits
+    #[arg(long, value_enum, default_value = "paid")]
+    source: Source,
+    /// Why, for those who read the ledger
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Who says so [default: the user that runs this command]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
 }
 
 #[derive(Args)]
@@ -69,19 +95,25 @@ enum Source {
     CreditLine,
 }
 
+impl From<Source> for GrantSource {
+    fn from(source: Source) -> GrantSource {
+        match source {
+            Source::Promotional => GrantSource::Promotional,
+            Source::Paid => GrantSource::Paid,
+            Source::CreditLine => GrantSource::CreditLine,
+        }
+    }
+}
+
 pub(super) async fn run(config: Config, args: TenantArgs) -> Result<ExitCode> {
     match args.command {
         TenantCommand::Create(args) => create(config, args).await,
         TenantCommand::Retention(args) => set_retention(config, args).await,
+        TenantCommand::Adjust(args) => adjust(config, args).await,
     }
 }
 
 async fn create(config: Config, args: CreateArgs) -> Result<ExitCode> {
-    let source = match args.source {
-        Source::Promotional => GrantSource::Promotional,
-        Source::Paid => GrantSource::Paid,
-        Source::CreditLine => GrantSource::CreditLine,
-    };
     let limits = &config.limits;
     let limits = (
         args.name.as_str(),
@@ -90,7 +122,7 @@ async fn create(config: Config, args: CreateArgs) -> Result<ExitCode> {
     );
     let store = Store::open(&config).await?;
     let db = store.connect("tenant", 1, false).await?;
-    let created = billing::onboard(&db, &master_key(&config)?, limits, (args.credits, source)).await;
+    let created = billing::onboard(&db, &master_key(&config)?, limits, (args.credits, args.source.into())).await;
     db.close().await;
     store.release().await?;
     show(&created.context("the tenant was not created")?, args.credits, args.json)?;
@@ -108,6 +140,23 @@ async fn set_retention(config: Config, RetentionArgs { tenant, days }: Retention
         Some(days) => format!("files of {tenant} are kept for {days} days"),
         None => format!("files of {tenant} are kept for {} days, as the settings say", config.storage.retention_days),
     })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn adjust(config: Config, args: AdjustArgs) -> Result<ExitCode> {
+    let adjustment = match (args.add, args.take) {
+        (Some(credits), _) => Adjustment::Add(credits),
+        (None, take) => Adjustment::TakeAway(take.unwrap_or(Credits::ZERO)),
+    };
+    let by = format!("operator {}", actor(args.by));
+    let store = Store::open(&config).await?;
+    let db = store.connect("tenant", 1, false).await?;
+    let wallet = (args.tenant, args.source.into());
+    let after = billing::adjust(&db, wallet, adjustment, (&by, &args.reason)).await;
+    db.close().await;
+    store.release().await?;
+    let after = after.context("the wallet was not adjusted")?;
+    output::line(&format!("{} has {} credits of that source now", args.tenant, amount(after.get())))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,6 +15,7 @@ mod kinds;
 mod live;
 mod models;
 mod reader;
+mod reconcile;
 mod sections;
 mod storage;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use kinds::{GoogleIdentity, ProviderKind, VeoConfig, VertexConfig};
 pub use live::Live;
 pub use models::{ModelConfig, RouteConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};
+pub use reconcile::ReconcileConfig;
 pub use sections::{AttemptsConfig, EngineConfig, LimitsConfig, LogConfig, SchedulerConfig, WebhooksConfig};
 pub use storage::{LONGEST_RETENTION_DAYS, StorageConfig, StoreAccess};
 
@@ -91,6 +93,7 @@ pub struct Config {
     pub storage: StorageConfig,
     pub images: ImagesConfig,
     pub attempts: AttemptsConfig,
+    pub reconcile: ReconcileConfig,
     pub providers: Vec<ProviderConfig>,
     pub models: Vec<ModelConfig>,
 }
@@ -143,6 +146,7 @@ impl Config {
         let webhooks = sections::read_webhooks(&mut reader);
         let attempts = sections::read_attempts(&mut reader);
         let images = images::read(&mut reader);
+        let reconcile = reconcile::read(&mut reader);
         let mut storage = storage::read(&mut reader, &variables);
 
         let mut top = reader.top();
@@ -187,6 +191,7 @@ impl Config {
             storage,
             images,
             attempts,
+            reconcile,
             providers,
             models,
         })

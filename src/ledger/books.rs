@@ -1,6 +1,6 @@
 //! The books as a whole: what all accounts sum to, and every place where two records of one amount disagree.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::LedgerError;
@@ -24,7 +24,7 @@ pub struct Books {
 }
 
 /// Two records of one amount that disagree.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// What kind of record it is.
     pub what: String,
@@ -68,10 +68,13 @@ pub async fn books(conn: &mut PgConnection) -> Result<Books, LedgerError> {
     })
 }
 
-/// Every difference between a stored balance and what its entries say; empty when the books are right.
+/// Every difference between a stored balance and what its entries say, and every break in the entries' own story; empty
+/// when the books are right.
 ///
 /// # Errors
 /// The database's.
 pub async fn differences(conn: &mut PgConnection) -> Result<Vec<Difference>, LedgerError> {
-    Ok(sqlx::query_file_as!(Difference, "src/ledger/sql/differences.sql").fetch_all(conn).await?)
+    let mut found = sqlx::query_file_as!(Difference, "src/ledger/sql/differences.sql").fetch_all(&mut *conn).await?;
+    found.extend(sqlx::query_file_as!(Difference, "src/ledger/sql/continuity.sql").fetch_all(conn).await?);
+    Ok(found)
 }

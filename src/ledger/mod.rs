@@ -9,6 +9,7 @@
 //!
 //! Refuses: to begin or commit (the transaction is the caller's), to know what a video is, to touch a float.
 
+mod adjust;
 mod books;
 mod entries;
 mod freeze;
@@ -16,6 +17,7 @@ mod loss;
 mod settle;
 mod wallet;
 
+pub use adjust::{Adjustment, adjust};
 pub use books::{Books, Difference, books, differences};
 pub use entries::{Entry, entries_of_batch};
 pub use freeze::{FreezeError, Frozen, freeze};
@@ -43,6 +45,8 @@ pub enum LedgerError {
          changed: run `freezeframe reconcile`"
     )]
     HoldsDoNotCover { batches: String, expected: i64, found: i64 },
+    #[error("{required} credits were to be taken and {available} are available; nothing was changed")]
+    Overdraft { required: crate::domain::Credits, available: crate::domain::Credits },
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }

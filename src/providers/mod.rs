@@ -21,6 +21,7 @@ pub mod egress;
 mod fal;
 mod gemini_omni;
 mod google;
+mod listed;
 mod openai_videos;
 mod request;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use catalogue::{Catalogue, CatalogueError, Model};
 pub use egress::{Answer, Egress, EgressError, EgressPolicy, GuardedClient};
 pub use fal::Fal;
 pub use gemini_omni::GeminiOmni;
+pub use listed::{Fingerprint, JobList, ListedJob, Made};
 pub use openai_videos::OpenaiVideos;
 pub use request::{GenerationRequest, ReferenceImage};
 pub use veo::Veo;
@@ -276,6 +278,12 @@ pub trait Provider: Send + Sync {
         attempt: AttemptId,
         window: (DateTime<Utc>, DateTime<Utc>),
     ) -> Result<FindOutcome, ReadError>;
+
+    /// Every job of the account that was created within `window` (both ends included, on the provider's clock), whoever
+    /// ordered it.
+    async fn jobs(&self, _window: (DateTime<Utc>, DateTime<Utc>)) -> Result<JobList, ReadError> {
+        Ok(JobList::NotComparable("the provider has no list of jobs"))
+    }
 
     async fn cancel(&self, handle: &Handle) -> CancelOutcome;
 

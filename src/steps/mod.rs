@@ -34,7 +34,7 @@ pub use notify::notify;
 pub use purge::{Purged, purge};
 pub use purge_images::purge_images;
 pub use reference::References;
-pub use sweep::{Swept, audit, sweep};
+pub use sweep::{Swept, sweep};
 
 /// How long things may take around an attempt.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,8 @@
-//! The sweep and the audit. The sweep: whatever should be under way and is not, is set going again. Idempotent and without input: losing or doubling
+//! The sweep: whatever should be under way and is not, is set going again. Idempotent and without input: losing or doubling
 //! any job changes nothing but time.
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
-use crate::billing::{self, ReconcileError, Reconciliation};
 use crate::callbacks;
 use crate::db::{self, Database};
 use crate::domain::{BatchId, VideoId};
@@ -90,20 +89,4 @@ async fn sweep_videos(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
         let ids: Vec<_> = page.into_iter().map(VideoId::ulid).collect();
         pushed += queue::push_missing(conn, queue::names::GENERATE, &ids).await?;
     }
-}
-
-/// Compares the books once, unless another process is at it: `None` then.
-///
-/// # Errors
-/// The database's.
-pub async fn audit(db: &Database) -> Result<Option<Reconciliation>, ReconcileError> {
-    // the lock goes with this connection
-    let mut lock = db.engine_connection().await?;
-    let mine =
-        sqlx::query_scalar!(r#"select pg_try_advisory_lock(hashtextextended('freezeframe audit', 7)) as "mine!""#)
-            .fetch_one(&mut lock)
-            .await?;
-    let found = if mine { billing::reconcile(db).await.map(Some) } else { Ok(None) };
-    lock.close().await?;
-    found
 }

@@ -120,6 +120,11 @@ impl ReadError {
             source => ReadError::Store { key, source },
         }
     }
+
+    /// A read that broke off.
+    pub(crate) fn broken(key: &ObjectKey, error: io::Error) -> ReadError {
+        ReadError::new(key, object_store::Error::Generic { store: "read", source: error.into() })
+    }
 }
 
 /// What is being read.

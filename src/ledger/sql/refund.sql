@@ -3,6 +3,8 @@
 with failed as (
     select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[])
         as f (video_id, batch_id, starts_at, price, reason)
+    -- what cost nothing gives nothing back, and the ledger has no entry of nothing
+    where price > 0
 ), shares as (
     select h.batch_id, h.source, h.tenant_id, f.reason, f.video_id,
         least(f.starts_at + f.price, h.starts_at + h.frozen) - greatest(f.starts_at, h.starts_at) as amount

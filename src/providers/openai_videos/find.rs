@@ -1,4 +1,5 @@
-//! Looks for jobs whose submission lost its answer, by walking the account's list of jobs from the newest back.
+//! Looks for jobs whose submission lost its answer, and tells all jobs of a window, by walking the account's list of jobs
+//! from the newest back.
 //!
 //! Always holds: the walk ends early only where the list itself shows that nothing older can matter. A list that cannot
 //! decide - it hides prompts or times, or does not turn its pages - is [`FindOutcome::Unsupported`], never "not there".
@@ -12,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::super::{Candidate, FindOutcome, GenerationRequest, ReadError};
+use super::super::{Candidate, FindOutcome, Fingerprint, GenerationRequest, JobList, ListedJob, ReadError};
 use super::OpenaiVideos;
 use super::wire::{Job, Likeness};
 use crate::domain::Size;
@@ -57,6 +58,17 @@ impl Wanted {
             image: None,
         }
     }
+
+    fn compare(&mut self, job: &Job<'_>, created_at: Option<DateTime<Utc>>) {
+        let inside = created_at.map(|at| (self.window.0..=self.window.1).contains(&at));
+        match (inside, job.likeness(&self.request()), job.handle(), created_at) {
+            (Some(false), ..) | (_, Likeness::Other, ..) => {}
+            (Some(true), Likeness::Same, Some(handle), Some(created_at)) => {
+                self.found.push(Candidate { handle, created_at });
+            }
+            _ => self.undecidable = true,
+        }
+    }
 }
 
 impl LookUps {
@@ -99,11 +111,33 @@ pub(super) async fn find(
     }
 }
 
+/// Every job of the account that was created within `window`.
+pub(super) async fn jobs(
+    provider: &OpenaiVideos,
+    window: (DateTime<Utc>, DateTime<Utc>),
+) -> Result<JobList, ReadError> {
+    let mut found = Vec::new();
+    let mut timeless = false;
+    let mut walk = Walk::back_to(Some(window.0 - CLOCK_SLACK));
+    let told = turn_pages(provider, &mut walk, |job, created_at| match (job.handle(), created_at) {
+        (Some(handle), Some(created_at)) if (window.0..=window.1).contains(&created_at) => {
+            found.push(ListedJob { handle, created_at, made: job.made(), prompt: job.prompt().map(Fingerprint::of) });
+        }
+        (Some(_), Some(_)) => {}
+        _ => timeless = true,
+    });
+    Ok(match told.await? && !timeless {
+        true => JobList::Jobs(found),
+        false => JobList::NotComparable("it has no list that can be read back that far"),
+    })
+}
+
 /// Walks once and answers everybody.
-async fn walk(provider: &OpenaiVideos, wanted: Vec<Wanted>) {
-    let mut walk = Walk::new(wanted);
-    let ended = turn_pages(provider, &mut walk).await;
-    for mut wanted in walk.wanted {
+async fn walk(provider: &OpenaiVideos, mut wanted: Vec<Wanted>) {
+    let mut walk = Walk::back_to(wanted.iter().map(|wanted| wanted.window.0).min());
+    let compare = |job: &Job<'_>, created_at| wanted.iter_mut().for_each(|wanted| wanted.compare(job, created_at));
+    let ended = turn_pages(provider, &mut walk, compare).await;
+    for mut wanted in wanted {
         let found = match &ended {
             Err(error) => Err(error.clone()),
             Ok(false) => Ok(FindOutcome::Unsupported),
@@ -118,12 +152,16 @@ async fn walk(provider: &OpenaiVideos, wanted: Vec<Wanted>) {
     }
 }
 
-/// Whether the list could be read as far back as needed.
-async fn turn_pages(provider: &OpenaiVideos, walk: &mut Walk) -> Result<bool, ReadError> {
+/// Whether the list could be read as far back as needed; `each` sees every job on the way once.
+async fn turn_pages(
+    provider: &OpenaiVideos,
+    walk: &mut Walk,
+    mut each: impl FnMut(&Job<'_>, Option<DateTime<Utc>>) + Send,
+) -> Result<bool, ReadError> {
     let mut after: Option<String> = None;
     for _ in 0..MAX_PAGES {
         let Some(page) = provider.list_page(PAGE, after.as_deref()).await? else { return Ok(false) };
-        match walk.turn(&page) {
+        match walk.turn(&page, &mut each) {
             Turn::Undecidable => return Ok(false),
             Turn::Finished => return Ok(true),
             Turn::Next(last) => after = Some(last),
@@ -139,7 +177,6 @@ enum Turn {
 }
 
 struct Walk {
-    wanted: Vec<Wanted>,
     /// Nothing older matters to anybody.
     earliest: Option<DateTime<Utc>>,
     seen: HashSet<String>,
@@ -149,12 +186,11 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(wanted: Vec<Wanted>) -> Walk {
-        let earliest = wanted.iter().map(|wanted| wanted.window.0).min();
-        Walk { wanted, earliest, seen: HashSet::new(), oldest: None, ordered: true }
+    fn back_to(earliest: Option<DateTime<Utc>>) -> Walk {
+        Walk { earliest, seen: HashSet::new(), oldest: None, ordered: true }
     }
 
-    fn turn(&mut self, page: &Value) -> Turn {
+    fn turn(&mut self, page: &Value, each: &mut impl FnMut(&Job<'_>, Option<DateTime<Utc>>)) -> Turn {
         let Some(jobs) = page.get("data").and_then(Value::as_array) else { return Turn::Undecidable };
         let mut last = None;
         let mut fresh = false;
@@ -168,7 +204,7 @@ impl Walk {
             }
             if self.seen.insert(handle.0.clone()) {
                 fresh = true;
-                self.compare(&job, created_at);
+                each(&job, created_at);
             }
         }
         let behind = self.ordered && self.oldest.zip(self.earliest).is_some_and(|(oldest, earliest)| oldest < earliest);
@@ -179,19 +215,6 @@ impl Walk {
             Some(last) if fresh => Turn::Next(last),
             // It says that there is more, and shows the same again.
             _ => Turn::Undecidable,
-        }
-    }
-
-    fn compare(&mut self, job: &Job<'_>, created_at: Option<DateTime<Utc>>) {
-        for wanted in &mut self.wanted {
-            let inside = created_at.map(|at| (wanted.window.0..=wanted.window.1).contains(&at));
-            match (inside, job.likeness(&wanted.request()), job.handle(), created_at) {
-                (Some(false), ..) | (_, Likeness::Other, ..) => {}
-                (Some(true), Likeness::Same, Some(handle), Some(created_at)) => {
-                    wanted.found.push(Candidate { handle, created_at });
-                }
-                _ => wanted.undecidable = true,
-            }
         }
     }
 }

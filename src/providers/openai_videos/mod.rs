@@ -28,7 +28,7 @@ use super::callbacks::CallbackAddresses;
 use super::egress::Egress;
 use super::{
     Billed, BilledWhen, Billing, ByteStream, CancelOutcome, Capabilities, FetchError, FindOutcome, GenerationRequest,
-    Handle, Output, Place, PollOutcome, Provider, ReadError, ReferenceImage, SubmitOutcome,
+    Handle, JobList, Output, Place, PollOutcome, Provider, ReadError, ReferenceImage, SubmitOutcome,
 };
 use crate::config::{AttemptsConfig, ProviderConfig};
 use crate::domain::{AttemptId, FailureClass};
@@ -215,6 +215,13 @@ impl Provider for OpenaiVideos {
         window: (DateTime<Utc>, DateTime<Utc>),
     ) -> Result<FindOutcome, ReadError> {
         if self.can_list { find::find(self, request, window).await } else { Ok(FindOutcome::Unsupported) }
+    }
+
+    async fn jobs(&self, window: (DateTime<Utc>, DateTime<Utc>)) -> Result<JobList, ReadError> {
+        match self.can_list {
+            true => find::jobs(self, window).await,
+            false => Ok(JobList::NotComparable("the settings say that the account has no list")),
+        }
     }
 
     async fn cancel(&self, _handle: &Handle) -> CancelOutcome {

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::super::adapter::json;
-use super::super::{GenerationRequest, Handle};
+use super::super::{GenerationRequest, Handle, Made};
 
 /// A video object; every key is optional.
 pub(super) struct Job<'a>(pub(super) &'a Value);
@@ -18,6 +18,14 @@ impl<'a> Job<'a> {
 
     pub(super) fn status(&self) -> Option<&'a str> {
         self.0.get("status")?.as_str()
+    }
+
+    pub(super) fn made(&self) -> Made {
+        match self.status() {
+            Some("completed") => Made::Yes,
+            Some("failed" | "expired") => Made::No,
+            _ => Made::NotYet,
+        }
     }
 
     /// Per cent, cut to 0..=100.

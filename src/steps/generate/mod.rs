@@ -297,6 +297,7 @@ impl<'a> Attempt<'a> {
             verdict,
             credits: money::of_video(next),
         };
+        let known = Instant::now();
         match self.studio.recorder.record(Transition::Close(Box::new(close))).await {
             Ok(Reply::Written) => {
                 job.settled();
@@ -306,7 +307,10 @@ impl<'a> Attempt<'a> {
                 }
                 match failure {
                     None => metrics::video_succeeded(),
-                    Some(class) if !retried => metrics::video_failed(class, self.video.price.get()),
+                    Some(class) if !retried => {
+                        metrics::video_failed(class, self.video.price.get());
+                        metrics::refunded(known.elapsed());
+                    }
                     Some(_) => {}
                 }
                 if failure.is_some() {

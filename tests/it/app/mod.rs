@@ -20,10 +20,12 @@ use std::time::Duration;
 
 use freezeframe::billing;
 use freezeframe::config::Config;
+use freezeframe::db::Database;
 use freezeframe::domain::{Credits, GrantSource, MasterKey};
 use freezeframe::emulator::{Emulator, EmulatorSettings, Profile, Rule};
-use freezeframe::providers::{Provider, Registry};
-use freezeframe::service::{Parts, Roles, Service, Store};
+use freezeframe::providers::{Egress, Provider, Registry};
+use freezeframe::service::{self, Parts, Roles, Service, Store};
+use freezeframe::storage::Storage;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinHandle;
 
@@ -375,6 +377,21 @@ impl TestApp {
 
     pub fn videos_dir(&self) -> PathBuf {
         self.dir.path().join("videos")
+    }
+
+    /// Connects as the application's role, for asking the house itself.
+    pub async fn connect(&self) -> Database {
+        self.store.connect("test", 2, false).await.unwrap()
+    }
+
+    /// The accounts of the settings.
+    pub fn registry(&self) -> Registry {
+        Registry::from_config(&self.config, &Egress::new()).unwrap()
+    }
+
+    /// The store of the settings.
+    pub fn storage(&self) -> Storage {
+        Storage::open(&self.config.storage, || service::store_clients(&Egress::new())).unwrap()
     }
 
     /// The base of the API inside the test.

@@ -1,0 +1,75 @@
+//! Whether workers may start: on a database that was restored, or moved, or never compared, only after its books were.
+//!
+//! Always holds: an incarnation of the database is compared once before the first worker; whoever starts meanwhile waits for
+//! that. Differences of money keep workers away; others are told and mended while they work.
+
+use std::time::Instant;
+
+use sqlx::Connection as _;
+
+use super::record::{self, Entry, Occasion};
+use super::{ReconcileError, audit, reconcile};
+use crate::db::Database;
+
+/// Why no worker starts.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdmitted {
+    #[error(
+        "the database was restored, moved or never compared before, and its money is in doubt ({told}): no worker starts. \
+         See everything with `freezeframe reconcile`, correct wallets with `freezeframe tenant adjust`, or set \
+         reconcile.start_despite_differences to start all the same"
+    )]
+    MoneyInDoubt { told: String },
+    #[error(transparent)]
+    Unknown(#[from] ReconcileError),
+}
+
+impl From<sqlx::Error> for NotAdmitted {
+    fn from(error: sqlx::Error) -> NotAdmitted {
+        NotAdmitted::Unknown(error.into())
+    }
+}
+
+/// Compares the books unless this incarnation of the database was compared before.
+///
+/// # Errors
+/// [`NotAdmitted`]: differences of money, unless `despite` them; or the database's.
+pub async fn admit_workers(db: &Database, who: &str, despite: bool) -> Result<(), NotAdmitted> {
+    if record::is_admitted(db).await? {
+        return Ok(());
+    }
+    // the lock goes with this connection
+    let mut lock = db.engine_connection().await?;
+    audit::wait_for_lock(&mut lock).await?;
+    let admitted = compare(db, who, despite).await;
+    lock.close().await?;
+    admitted
+}
+
+async fn compare(db: &Database, who: &str, despite: bool) -> Result<(), NotAdmitted> {
+    if record::is_admitted(db).await? {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let found = reconcile(db).await?;
+    let in_doubt = found.doubts_money();
+    let entry = Entry {
+        occasion: Occasion::Start,
+        who,
+        took: began.elapsed(),
+        admits: despite || !in_doubt,
+        files_after: "",
+        providers_age_secs: None,
+    };
+    record::insert(db, &found, entry).await?;
+    let kinds = found.kinds();
+    let counted: Vec<String> = kinds.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+    let told = format!("sum of the books {}, differences: {}", found.books.sum, counted.join(", "));
+    match in_doubt {
+        false if kinds.is_empty() => {}
+        false => tracing::error!(told, "the books disagree, though not about money: run `freezeframe reconcile`"),
+        true if despite => tracing::error!(told, "workers start although money is in doubt, as the settings say"),
+        true => return Err(NotAdmitted::MoneyInDoubt { told }),
+    }
+    Ok(())
+}
