@@ -34,7 +34,10 @@ grant select, insert (id, tenant_id, total, frozen_credits, request_id, webhook_
 grant select, insert (batch_id, tenant_id, model, total, waiting) on batch_lanes to freezeframe_api;
 grant select, insert (batch_id, tenant_id, id, position, model, prompt, seconds, size, custom_id, metadata, price_credits,
     price_offset, reference_image) on videos to freezeframe_api;
-grant select on attempts to freezeframe_api;
+-- not at whom, under which handle, by which worker
+grant select (video_id, n, state, unsent, sent_at, accepted_at, unknown_at, finished_at, failure_class) on attempts
+    to freezeframe_api;
+grant select on late_looks to freezeframe_api;
 grant select, update (available) on wallets to freezeframe_api;
 grant select, insert (batch_id, source, tenant_id, starts_at, frozen) on batch_holds to freezeframe_api;
 grant select, insert (act, tenant_id, source, batch_id, from_account, to_account, amount, balance_of, balance_before,

@@ -16,6 +16,10 @@ create table provider_losses (
 create trigger provider_losses_append_only before update or delete or truncate on provider_losses
     for each statement execute function refuse_to_rewrite_history();
 grant select, insert on provider_losses to freezeframe_app;
+-- no customer's to see, though it names the tenant whose video it was about
+alter table provider_losses enable row level security;
+create policy across_tenants on provider_losses to freezeframe_app using (true) with check (true);
+create policy losses_are_ours on credit_ledger as restrictive for select to freezeframe_api using (act <> 'loss');
 
 -- The checks that name acts are replaced by ones that know of the new act; an act without a rule is refused.
 do $$

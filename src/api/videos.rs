@@ -56,13 +56,14 @@ impl VideosApi {
             Box::pin(async move {
                 let rows = batches::videos(conn, (tenant, id), after, wanted, most).await?;
                 let exists = !rows.is_empty() || batches::batch(conn, tenant, id).await?.is_some();
-                Ok::<_, sqlx::Error>(exists.then_some(rows))
+                let shown: Vec<VideoId> = rows.iter().map(|row| row.id).collect();
+                let attempts = batches::attempts(conn, tenant, &shown).await?;
+                Ok::<_, sqlx::Error>(exists.then_some((rows, attempts)))
             })
         });
-        let rows = rows.await?.ok_or_else(|| no_batch(id))?;
+        let (rows, attempts) = rows.await?.ok_or_else(|| no_batch(id))?;
+        let mut attempts = attempts::by_video(&attempts);
         let (rows, next_cursor) = page::page(rows, limit.0, |video| page::cursor(LIST, video.position));
-        let shown: Vec<VideoId> = rows.iter().map(|row| row.id).collect();
-        let mut attempts = attempts::by_video(&batches::attempts(&mut conn, tenant, &shown).await?);
         let (now, files) = (Utc::now(), (&state.links, state.storage.retention()));
         let data = rows.into_iter().map(|row| {
             let attempts = attempts.remove(&row.id).unwrap_or_default();
