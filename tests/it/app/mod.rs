@@ -541,7 +541,7 @@ impl TestApp {
         }
         let videos_dir = self.videos_dir();
         let audit = Audit { pool: &self.db.pool, book: &book, videos_dir: &videos_dir, excused: &self.excused };
-        let findings = audit.findings().await;
+        let findings = Box::pin(audit.findings()).await;
         assert!(findings.is_empty(), "the audit found:\n- {}", findings.join("\n- "));
     }
 }
