@@ -24,6 +24,7 @@ use crate::config::{Config, Live};
 use crate::db::{self, Database, DatabaseSettings, Embedded, EmbeddedSettings};
 use crate::domain::MasterKey;
 use crate::engine::recorder::Recorder;
+use crate::ledger::chain::CheckpointKey;
 use crate::metrics;
 use crate::providers::callbacks::CallbackBase;
 use crate::providers::egress::ClientTimeouts;
@@ -291,6 +292,7 @@ impl Service {
             references: References::new(&config.images, &offer.egress, storage.clone())?,
             storage,
             courier: Courier::new(client, (*self.master).clone()),
+            checkpoint_key: CheckpointKey::new(&self.master),
             ears: Ears::default(),
             timing: AttemptTiming {
                 lookup_settle: config.attempts.lookup_settle,

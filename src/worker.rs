@@ -1,7 +1,9 @@
-//! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, audit, and
-//! hearing of providers' callbacks.
+//! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, audit, chaining
+//! the ledger, and hearing of providers' callbacks.
 //!
 //! Refuses: SQL, decisions. It only connects the queue with the steps.
+
+mod chain;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +61,9 @@ pub async fn work(
     let sweeper = tokio::spawn(sweep_regularly(studio.clone(), settings.sweep_every, stop.clone()));
     let purger = tokio::spawn(purge_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_PURGE, stop.clone()));
     let auditor = tokio::spawn(reconcile_regularly(studio.clone(), stop.clone()));
+    // ends after everything else: the last jobs book too
+    let worked_out = CancellationToken::new();
+    let chainer = tokio::spawn(chain::chain_regularly(studio.clone(), worked_out.clone()));
     let listener = tokio::spawn(callbacks::listen(studio.db.clone(), studio.ears.clone(), stop.clone()));
     let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
     let worked = Workers::new(studio.db.clone(), stop)
@@ -73,6 +78,10 @@ pub async fn work(
     listener.abort();
     purger.abort();
     auditor.abort();
+    worked_out.cancel();
+    if let Err(error) = chainer.await {
+        tracing::error!(%error, "the chainer of the ledger panicked");
+    }
     worked
 }
 

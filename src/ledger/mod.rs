@@ -4,11 +4,13 @@
 //! - a ledger row moves one positive amount from one account to another, so all accounts together sum to zero;
 //! - a check and its write are one statement, and database constraints repeat the law;
 //! - a video is settled once (`settlements.video_id` is the key), a batch is frozen once and charged once per grant;
-//! - locks are taken in one order: batch, wallets by (tenant, source), holds by (batch, source).
+//! - locks are taken in one order: batch, wallets by (tenant, source), holds by (batch, source);
+//! - what was written is tamper-evident: one chainer hashes every entry after its commit (`chain`).
 //!
 //! Refuses: to begin or commit (the transaction is the caller's), to know what a video is, to touch a float.
 
 mod books;
+pub mod chain;
 mod entries;
 mod freeze;
 mod settle;

@@ -169,7 +169,7 @@ fn wrong_imports(source: &Source) -> Vec<String> {
 
 /// What only one place may do: a text that the shipped code elsewhere must not have, where it may stand, and what to do
 /// instead.
-const DOORS: [(&str, &[&str], &str); 18] = [
+const DOORS: [(&str, &[&str], &str); 19] = [
     ("apalis::", &["engine/queue", "db/migrate.rs"], "only the queue names its library"),
     ("apalis_", &["engine/queue", "db/migrate.rs"], "only the queue names its library"),
     ("apalis.", &["engine/queue"], "only the queue knows its tables"),
@@ -188,10 +188,11 @@ const DOORS: [(&str, &[&str], &str); 18] = [
     ("into batch_holds", &["ledger"], "only the ledger writes its tables"),
     ("into settlements", &["ledger"], "only the ledger writes its tables"),
     ("into credit_ledger", &["ledger"], "only the ledger writes its tables"),
+    ("into ledger_chain", &["ledger"], "only the ledger writes its tables"),
 ];
 
 /// The other ways to write the ledger's tables.
-const LEDGER_TABLES: [&str; 4] = ["wallets", "batch_holds", "settlements", "credit_ledger"];
+const LEDGER_TABLES: [&str; 5] = ["wallets", "batch_holds", "settlements", "credit_ledger", "ledger_chain"];
 
 fn broken_doors(source: &Source) -> Vec<String> {
     if source.is_test() || source.room() == ALONE {
