@@ -47,6 +47,10 @@ metrics! {
     BOOKS_SUM = "freezeframe_books_sum_credits" Gauge "Sum over all accounts; anything but zero is an alarm.";
     BOOKS_DIFFERENCES = "freezeframe_books_differences" Gauge "Differences that the last comparison of the books found, by kind.";
     BOOKS_COMPARED = "freezeframe_books_compared_timestamp_seconds" Gauge "When the last comparison of the books ended, in seconds since 1970; an alarm when it is long ago.";
+    LEDGER_CHAINED = "freezeframe_ledger_chained_total" Counter "Ledger entries chained.";
+    LEDGER_UNCHAINED = "freezeframe_ledger_unchained_entries" Gauge "Ledger entries that are not chained yet.";
+    LEDGER_UNCHAINED_AGE = "freezeframe_ledger_unchained_age_seconds" Gauge "Age of the oldest ledger entry that is not chained yet; more than a minute is an alarm.";
+    LEDGER_CHECKPOINTS = "freezeframe_ledger_checkpoints_total" Counter "Checkpoints of the ledger for the object store, by result: kept, failed.";
     QUEUE_JOBS = "freezeframe_queue_jobs" Gauge "Jobs in the queue, by queue and state: waiting, held.";
     RECORDER_FLUSH_SECONDS = "freezeframe_recorder_flush_seconds" Histogram "Duration of a group commit.";
     RECORDER_TRANSITIONS = "freezeframe_recorder_transitions_total" Counter "Transitions written by group commits.";
@@ -118,6 +122,10 @@ fn start_at_zero() {
         counter!(THUMBNAILS, "result" => result).absolute(0);
     }
     gauge!(SCHEDULER_LEADER).set(0.0);
+    counter!(LEDGER_CHAINED).absolute(0);
+    for result in ["kept", "failed"] {
+        counter!(LEDGER_CHECKPOINTS, "result" => result).absolute(0);
+    }
     for status in BatchStatus::ALL.iter().filter(|status| status.is_final()) {
         counter!(BATCHES_FINISHED, "status" => status.word()).absolute(0);
     }
@@ -234,6 +242,20 @@ pub fn books(sum: i64, compared_at_secs: i64, differences: impl IntoIterator<Ite
     for (kind, count) in differences {
         gauge!(BOOKS_DIFFERENCES, "kind" => kind).set(count as f64);
     }
+}
+
+pub fn ledger_chained(entries: u64) {
+    counter!(LEDGER_CHAINED).increment(entries);
+}
+
+pub fn ledger_unchained(entries: i64, oldest_secs: f64) {
+    gauge!(LEDGER_UNCHAINED).set(entries as f64);
+    gauge!(LEDGER_UNCHAINED_AGE).set(oldest_secs);
+}
+
+/// `result` is `kept` or `failed`.
+pub fn ledger_checkpoint(result: &'static str) {
+    counter!(LEDGER_CHECKPOINTS, "result" => result).increment(1);
 }
 
 pub fn queue_jobs(queue: &'static str, waiting: i64, held: i64) {

@@ -25,6 +25,7 @@ use crate::config::{Config, Live};
 use crate::db::{Database, RequestDb};
 use crate::domain::MasterKey;
 use crate::engine::recorder::Recorder;
+use crate::ledger::chain::CheckpointKey;
 use crate::metrics;
 use crate::providers::callbacks::CallbackBase;
 use crate::providers::egress::ClientTimeouts;
@@ -191,6 +192,7 @@ impl Service {
             references: References::new(&config.images, &offer.egress, storage.clone())?,
             storage,
             courier: Courier::new(client, (*self.master).clone()),
+            checkpoint_key: CheckpointKey::new(&self.master),
             ears: Ears::default(),
             mailbox: Mailbox::open(engine.clone()),
             db: engine,

@@ -1,7 +1,9 @@
 //! The worker process: which queue is worked on by which step, and what is done regularly: sweep, purge, comparison of the
-//! books, looks at jobs that may succeed too late, and hearing of providers' callbacks.
+//! books, chaining the ledger, looks at jobs that may succeed too late, and hearing of providers' callbacks.
 //!
 //! Refuses: SQL, decisions. It only connects the queue with the steps.
+
+mod chain;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +90,9 @@ pub async fn work(
         tokio::spawn(look_late_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_LATE_LOOK, stop.clone()));
     let books = (settings.name.clone(), settings.reconcile.clone());
     let auditor = tokio::spawn(reconcile_regularly(studio.clone(), books, stop.clone()));
+    // ends after everything else: the last jobs book too
+    let worked_out = CancellationToken::new();
+    let chainer = tokio::spawn(chain::chain_regularly(studio.clone(), worked_out.clone()));
     let listener = tokio::spawn(callbacks::listen(studio.db.clone(), studio.ears.clone(), stop.clone()));
     let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
     let worked = Workers::new(studio.db.clone(), stop)
@@ -103,6 +108,10 @@ pub async fn work(
     purger.abort();
     late.abort();
     auditor.abort();
+    worked_out.cancel();
+    if let Err(error) = chainer.await {
+        tracing::error!(%error, "the chainer of the ledger panicked");
+    }
     worked
 }
 

@@ -11,6 +11,7 @@ mod completions;
 mod customer;
 mod demo;
 mod emulate;
+mod ledger;
 mod migrate;
 mod openapi;
 mod output;
@@ -70,6 +71,8 @@ enum Command {
     Provider(provider::ProviderArgs),
     /// Compare the books with themselves and with the work; exits with 1 if anything differs
     Reconcile(reconcile::ReconcileArgs),
+    /// Prove that nobody has rewritten the books
+    Ledger(ledger::LedgerArgs),
     /// Measure speed; nothing of it touches the real database
     Bench(bench::BenchArgs),
     /// Play a batch of 20 videos against the emulator and show where every credit went
@@ -97,6 +100,7 @@ pub async fn run() -> Result<ExitCode> {
         Command::Tenant(args) => tenant::run(settings(config)?, args).await,
         Command::Provider(args) => provider::run(settings(config)?, args).await,
         Command::Reconcile(args) => reconcile::run(settings(config)?, args).await,
+        Command::Ledger(args) => ledger::run(settings(config)?, args).await,
         Command::Bench(args) => bench::run(settings(config)?, args).await,
         Command::Demo(args) => Box::pin(demo::run(Config::load(config)?, args)).await,
         Command::Completions(args) => completions::run(args, Cli::command()),

@@ -5,12 +5,14 @@
 //! - a check and its write are one statement, and database constraints repeat the law;
 //! - a video is settled once (`settlements.video_id` is the key), a batch is frozen once and charged once per grant;
 //!   an attempt's loss is booked once, apart from customers' money (`provider_losses`);
-//! - locks are taken in one order: batch, wallets by (tenant, source), holds by (batch, source).
+//! - locks are taken in one order: batch, wallets by (tenant, source), holds by (batch, source);
+//! - what was written is tamper-evident: one chainer hashes every entry after its commit (`chain`).
 //!
 //! Refuses: to begin or commit (the transaction is the caller's), to know what a video is, to touch a float.
 
 mod adjust;
 mod books;
+pub mod chain;
 mod entries;
 mod freeze;
 mod loss;

@@ -4,6 +4,7 @@
 //! Always holds: no network call inside a transaction; an attempt is written before the first byte of it leaves; every
 //! write is fenced or idempotent, so a step may be interrupted anywhere and run again anywhere else.
 
+mod chain;
 mod finalize;
 mod generate;
 mod late;
@@ -21,12 +22,14 @@ use crate::config::Live;
 use crate::db::Database;
 use crate::domain::{Credits, Size};
 use crate::engine::recorder::Recorder;
+use crate::ledger::chain::CheckpointKey;
 use crate::providers::Registry;
 use crate::providers::catalogue::Catalogue;
 use crate::storage::Storage;
 use crate::webhooks::Courier;
 use record::VideoJournal;
 
+pub use chain::Chainer;
 pub use finalize::finalize;
 pub use generate::generate;
 pub use late::look_late;
@@ -74,6 +77,8 @@ pub struct Studio {
     /// Gets the images that videos start from.
     pub references: References,
     pub courier: Courier,
+    /// Signs what is kept of the ledger outside of the database.
+    pub checkpoint_key: CheckpointKey,
     /// Who in this process may be called about.
     pub ears: Ears,
     /// Where what is known of a job is left for whoever holds its video.

@@ -28,6 +28,7 @@ use tokio_util::io::ReaderStream;
 use crate::config::StorageConfig;
 use crate::domain::{AttemptId, BatchId, TenantId, VideoId};
 
+mod checkpoints;
 mod image;
 pub mod links;
 mod memory;

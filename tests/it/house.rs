@@ -189,10 +189,12 @@ const DOORS: [(&str, &[&str], &str); 19] = [
     ("into settlements", &["ledger"], "only the ledger writes its tables"),
     ("into credit_ledger", &["ledger"], "only the ledger writes its tables"),
     ("into provider_losses", &["ledger"], "only the ledger writes its tables"),
+    ("into ledger_chain", &["ledger"], "only the ledger writes its tables"),
 ];
 
 /// The other ways to write the ledger's tables.
-const LEDGER_TABLES: [&str; 5] = ["wallets", "batch_holds", "settlements", "credit_ledger", "provider_losses"];
+const LEDGER_TABLES: [&str; 6] =
+    ["wallets", "batch_holds", "settlements", "credit_ledger", "provider_losses", "ledger_chain"];
 
 fn broken_doors(source: &Source) -> Vec<String> {
     if source.is_test() || source.room() == ALONE {

@@ -6,6 +6,7 @@
 mod admission;
 mod app;
 mod callbacks;
+mod chain;
 mod chaos;
 mod cli;
 mod conformance;

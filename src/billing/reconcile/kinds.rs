@@ -18,7 +18,7 @@ pub enum About {
 use About::{Files, Money, Providers, Work};
 
 /// Every kind, in the order of the comparisons.
-pub const KINDS: [(&str, About); 41] = [
+pub const KINDS: [(&str, About); 46] = [
     ("wallet", Money),
     ("batch_hold", Money),
     ("hold_of_unfinished_batch", Money),
@@ -26,6 +26,7 @@ pub const KINDS: [(&str, About); 41] = [
     ("hold_without_batch", Money),
     ("charge_of_finished_batch", Money),
     ("settled_videos", Money),
+    ("provider_loss_of_batch", Money),
     ("entry_without_wallet", Money),
     ("balance_continuity", Money),
     ("held_continuity", Money),
@@ -53,6 +54,10 @@ pub const KINDS: [(&str, About); 41] = [
     ("idle_video_live_attempt", Work),
     ("attempt_without_video", Work),
     ("attempt_without_handle", Work),
+    ("unresolved_attempt_without_loss", Money),
+    ("late_success_without_loss", Money),
+    ("loss_without_unresolved_attempt", Money),
+    ("loss_not_in_ledger", Money),
     ("file_missing", Files),
     ("file_size", Files),
     ("file_hash", Files),

@@ -2,7 +2,8 @@
 -- Entries of one balance have ascending ids: every writer locks the balance before it takes the id. No row: unbroken.
 select 'entry_without_wallet' as "what!", l.tenant_id || '/' || l.source as "id!", count(*) as "stored!", 0::bigint as "expected!"
 from credit_ledger l
-where not exists (select from wallets w where w.tenant_id = l.tenant_id and w.source = l.source)
+-- a loss is no wallet's
+where l.source is not null and not exists (select from wallets w where w.tenant_id = l.tenant_id and w.source = l.source)
 group by l.tenant_id, l.source
 union all
 select 'balance_continuity', l.id::text, l.balance_before, l.previous

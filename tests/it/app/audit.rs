@@ -148,6 +148,10 @@ impl Audit<'_> {
         if books.sum != 0 {
             findings.push(format!("the books do not sum to zero: {books:?}"));
         }
+        let chain = ledger::chain::verify(&mut conn, &[]).await.unwrap();
+        if !chain.is_clean() {
+            findings.push(format!("the ledger does not agree with its chain: {:?}", chain.findings));
+        }
         let differences = ledger::differences(&mut conn).await.unwrap();
         if !differences.is_empty() {
             findings.push(format!("the ledger has differences: {differences:?}"));

@@ -115,3 +115,30 @@ begin
 end
 $$;
 update attempts set handle = null where state = 'succeeded' and video_id = (select id from made);
+
+--- provider_loss_of_batch, loss_without_unresolved_attempt = select id from finished
+insert into provider_losses (video_id, n, tenant_id, batch_id, reason, credits)
+select id, 1, (select tenant_id from tenants_one), (select id from finished), 'outcome_unknown', 0 from made;
+insert into credit_ledger (act, tenant_id, batch_id, from_account, to_account, amount, balance_of, balance_before,
+    balance_after, video_count, video_ids, actor, reason, request_id)
+select 'loss', (select tenant_id from tenants_one), (select id from finished), 'provider_payable', 'provider_loss', 7,
+    'provider_loss', 0, 7, 1, array[id], 'x', 'x', 'x' from made;
+
+--- unresolved_attempt_without_loss, video_delivered_attempts = select id from made
+update attempts set state = 'unresolved' where state = 'succeeded' and video_id = (select id from made);
+
+--- late_success_without_loss = select id from failed
+insert into late_looks (video_id, n, tenant_id, next_look_at, finding, found_at)
+select id, 1, (select tenant_id from tenants_one), null, 'succeeded', now() from failed;
+
+--- loss_without_unresolved_attempt, loss_not_in_ledger, provider_loss_of_batch = select id from made
+insert into provider_losses (video_id, n, tenant_id, batch_id, reason, credits)
+select id, 1, (select tenant_id from tenants_one), (select id from finished), 'outcome_unknown', 7 from made;
+
+--- loss_not_in_ledger, loss_without_unresolved_attempt = select id from made
+insert into provider_losses (video_id, n, tenant_id, batch_id, reason, credits)
+select id, 1, (select tenant_id from tenants_one), (select id from finished), 'outcome_unknown', 7 from made;
+insert into credit_ledger (act, tenant_id, batch_id, from_account, to_account, amount, balance_of, balance_before,
+    balance_after, video_count, video_ids, actor, reason, request_id)
+select 'loss', (select tenant_id from tenants_one), (select id from finished), 'provider_payable', 'provider_loss', 7,
+    'provider_loss', 0, 7, 1, array['another'], 'x', 'x', 'x';
