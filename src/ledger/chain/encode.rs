@@ -189,7 +189,8 @@ pub(super) struct Row {
     pub(super) at: Moment,
     pub(super) act: Word,
     pub(super) tenant_id: String,
-    pub(super) source: Word,
+    /// None where the entry is of no wallet.
+    pub(super) source: Option<Word>,
     pub(super) batch_id: Option<String>,
     pub(super) from_account: Word,
     pub(super) to_account: Word,
@@ -219,7 +220,7 @@ impl Row {
         number(to, self.at.0);
         text(to, Some(&self.act.0));
         text(to, Some(&self.tenant_id));
-        text(to, Some(&self.source.0));
+        text(to, self.source.as_ref().map(|source| source.0.as_str()));
         text(to, self.batch_id.as_deref());
         text(to, Some(&self.from_account.0));
         text(to, Some(&self.to_account.0));
@@ -294,7 +295,7 @@ mod tests {
             at: Moment(1),
             act: word("refund"),
             tenant_id: "t".to_owned(),
-            source: word("paid"),
+            source: Some(word("paid")),
             batch_id: Some("b".to_owned()),
             from_account: word("held"),
             to_account: word("available"),
@@ -324,12 +325,13 @@ mod tests {
 
     #[test]
     fn whatever_differs_gives_another_hash() {
-        let changes: [fn(&mut Row); 20] = [
+        let changes: [fn(&mut Row); 21] = [
             |row| row.id = 8,
             |row| row.at = Moment(3),
             |row| row.act = Word("grant".to_owned()),
             |row| row.tenant_id = "u".to_owned(),
-            |row| row.source = Word("promotional".to_owned()),
+            |row| row.source = Some(Word("promotional".to_owned())),
+            |row| row.source = None,
             |row| row.batch_id = None,
             |row| row.batch_id = Some(String::new()),
             |row| row.from_account = Word("issued".to_owned()),

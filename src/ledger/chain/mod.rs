@@ -199,7 +199,7 @@ async fn watch(conn: &mut PgConnection, progress: &Progress) -> Result<Watch, Le
 async fn unchained(conn: &mut PgConnection, above: i64, most: i64) -> Result<Vec<Row>, LedgerError> {
     Ok(sqlx::query_as!(
         Row,
-        r#"select id, at as "at: Moment", act as "act: Word", tenant_id, source as "source: Word", batch_id,
+        r#"select id, at as "at: Moment", act as "act: Word", tenant_id, source as "source?: Word", batch_id,
                from_account as "from_account: Word", to_account as "to_account: Word", amount,
                balance_of as "balance_of: Word", balance_before, balance_after, video_count,
                video_ids as "video_ids: Vec<Option<String>>", actor, reason, request_id

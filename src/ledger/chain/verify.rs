@@ -100,7 +100,7 @@ async fn links(conn: &mut PgConnection, after: i64) -> Result<Vec<Stored>, Ledge
 async fn entries(conn: &mut PgConnection, ids: &[i64]) -> Result<HashMap<i64, Row>, LedgerError> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, at as "at: Moment", act as "act: Word", tenant_id, source as "source: Word", batch_id,
+        r#"select id, at as "at: Moment", act as "act: Word", tenant_id, source as "source?: Word", batch_id,
                from_account as "from_account: Word", to_account as "to_account: Word", amount,
                balance_of as "balance_of: Word", balance_before, balance_after, video_count,
                video_ids as "video_ids: Vec<Option<String>>", actor, reason, request_id
