@@ -32,6 +32,8 @@ pub enum Outcome {
     HoldsDoNotCover,
     /// The database's own refusal, by its state.
     Database(String),
+    /// Two of its checks refuse, and which of them comes first is the planner's affair.
+    EitherOf(&'static str, &'static str),
     /// There is nothing to do it to.
     Nothing,
 }
@@ -39,6 +41,14 @@ pub enum Outcome {
 impl Outcome {
     pub fn database(state: &str) -> Outcome {
         Outcome::Database(state.to_owned())
+    }
+
+    /// Whether this end is the one that was expected.
+    pub fn allows(&self, found: &Outcome) -> bool {
+        match (self, found) {
+            (Outcome::EitherOf(one, other), Outcome::Database(state)) => state == one || state == other,
+            _ => self == found,
+        }
     }
 
     /// Why nothing was done, if it was refused.
@@ -56,7 +66,7 @@ impl Outcome {
     /// Whether the transaction is of no use after it.
     pub fn breaks_the_transaction(&self) -> bool {
         // a range is left inside of a statement or before it; both are safe behind a savepoint
-        matches!(self, Outcome::Database(_) | Outcome::OutOfRange | Outcome::HoldsDoNotCover)
+        matches!(self, Outcome::Database(_) | Outcome::EitherOf(..) | Outcome::OutOfRange | Outcome::HoldsDoNotCover)
     }
 }
 
@@ -254,14 +264,17 @@ impl Model {
         let fits = |(tenant, source): &(usize, usize), sum: &i128| {
             i128::from(self.wallets[*tenant][*source]) + sum <= i128::from(i64::MAX)
         };
-        if !wallets.iter().all(|(wallet, sum)| fits(wallet, sum)) {
-            return Some(Outcome::database("22003"));
-        }
+        let overflows = !wallets.iter().all(|(wallet, sum)| fits(wallet, sum));
         let over = holds.iter().any(|((batch, source), sum)| {
             let hold = self.batches[*batch].holds.iter().find(|hold| hold.source == *source).unwrap();
             i128::from(hold.held()) < *sum
         });
-        over.then(|| Outcome::database("23514"))
+        match (overflows, over) {
+            (true, true) => Some(Outcome::EitherOf("22003", "23514")),
+            (true, false) => Some(Outcome::database("22003")),
+            (false, true) => Some(Outcome::database("23514")),
+            (false, false) => None,
+        }
     }
 
     /// `None` is a batch that does not exist.

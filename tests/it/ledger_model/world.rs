@@ -149,7 +149,7 @@ impl World {
         } else {
             self.perform(tx, &step).await
         };
-        match found == expected {
+        match expected.allows(&found) {
             true => Ok(found),
             false => Err(format!("ended as {found:?}, expected was {expected:?}")),
         }
