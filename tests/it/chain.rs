@@ -139,8 +139,11 @@ async fn run(conn: &mut PgConnection, statements: &str) {
     done.unwrap_or_else(|error| panic!("{statements}: {error}"));
 }
 
+/// What is wrong, in which row of the chain, with which entry.
+type Named = Vec<(Fault, Option<i64>, Option<i64>)>;
+
 /// Everything that a verification names, without the words.
-fn named(found: &Verification) -> Vec<(Fault, Option<i64>, Option<i64>)> {
+fn named(found: &Verification) -> Named {
     found.findings.iter().map(|finding| (finding.fault, finding.seq, finding.entry_id)).collect()
 }
 
@@ -149,9 +152,9 @@ struct Tampering {
     name: &'static str,
     statements: String,
     chained_after: bool,
-    named: Vec<(Fault, Option<i64>, Option<i64>)>,
+    named: Named,
     /// The same with the two checkpoints, where that is another thing.
-    with_checkpoints: Option<Vec<(Fault, Option<i64>, Option<i64>)>>,
+    with_checkpoints: Option<Named>,
 }
 
 fn done(name: &'static str, statements: impl Into<String>, named: &[(Fault, i64, i64)]) -> Tampering {
