@@ -346,7 +346,7 @@ impl Stuck {
 
     async fn all_are_dry(&mut self, count: usize) {
         for _ in 0..count {
-            tokio::time::timeout(Duration::from_secs(30), self.dry.recv()).await.unwrap().unwrap();
+            tokio::time::timeout(Duration::from_secs(120), self.dry.recv()).await.unwrap().unwrap();
         }
     }
 }
@@ -362,7 +362,7 @@ async fn sources_that_do_not_go_on_take_only_what_they_brought_and_stand_in_nobo
             let storage = storage.clone();
             tokio::spawn(async move { storage.put_video(&new_key(), body(&clip(3 * PART_BYTES)), None).await.unwrap() })
         });
-        let through = tokio::time::timeout(Duration::from_secs(60), futures_util::future::try_join_all(honest));
+        let through = tokio::time::timeout(Duration::from_secs(300), futures_util::future::try_join_all(honest));
         assert_eq!(through.await.expect("slow sources held them up").unwrap().len(), 5, "{count} with {bytes} bytes");
         stuck.all_are_dry(count).await;
         let taken = all.0 - storage.upload_memory.free().0 + (all.1 - storage.upload_memory.free().1) * PART_BYTES;
