@@ -37,7 +37,7 @@ grant select, insert on reconciliations to freezeframe_app;
 
 -- Another value after every restore from a backup and every promotion of a standby: which cluster, which timeline of its
 -- log, which database. Where a managed server keeps the cluster's identity to itself, the other two have to do.
-create function database_incarnation() returns text language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+create function database_incarnation() returns text language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp
 as $$
 declare
     cluster text;

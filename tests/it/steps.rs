@@ -275,3 +275,28 @@ async fn everything(app: &TestApp) -> String {
     let question = format!("select jsonb_build_array({})::text", parts.join(", "));
     sqlx::query_scalar(AssertSqlSafe(question)).fetch_one(app.pool()).await.unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_up_that_kills_three_workers_is_given_up_refunded_and_its_cost_is_ours() {
+    let mut scene = Scene::open(Some(Fault::DroppedAfterAccept), true).await;
+    for death in 0..3 {
+        scene.app.start_process("worker").await;
+        let looking = format!(
+            "select count(*) from attempts a join videos v on v.id = a.video_id
+             where a.state = 'unknown' and v.state = 'running' and v.lease_epoch = {}",
+            death + 1
+        );
+        scene.until_sent(&looking).await;
+        scene.app.process(death).kill();
+    }
+    scene.app.start_process("worker").await;
+    let batch = scene.app.finished_batch(&scene.customer, &scene.batch).await;
+    assert_eq!((batch.word("/status"), batch.number("/credits/refunded")), ("failed", 61));
+    let video = scene.customer.videos(&scene.batch).await.remove(0);
+    assert_eq!(video["failure"]["type"], "poison");
+    assert_eq!(scene.customer.available().await, 1_000);
+    assert_eq!(scene.app.count("select sum(credits)::bigint from provider_losses").await, 61);
+    assert_eq!(scene.app.emulator.totals().accepted, 1, "bought twice");
+    scene.until("select count(*) from deliveries where state = 'delivered'").await;
+    scene.app.finish().await;
+}

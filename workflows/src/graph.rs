@@ -245,6 +245,7 @@ fn class_of(end: VideoEnd) -> Option<FailureClass> {
         | VideoEnd::NotFoundYet
         | VideoEnd::NotBought
         | VideoEnd::CannotLookUp
+        | VideoEnd::Poisoned
         | VideoEnd::StillRunning
         | VideoEnd::OutputReady
         | VideoEnd::Gone

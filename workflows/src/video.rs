@@ -45,6 +45,8 @@ closed_list! {
         NotBought = "not_bought",
         /// Look-up: this provider cannot list its jobs; only a callback could still tell.
         CannotLookUp = "cannot_look_up",
+        /// Look-up: the video killed its workers too often. Whether it was bought stays unknown.
+        Poisoned = "poisoned",
         /// Poll: queued or running.
         StillRunning = "still_running",
         /// Poll: finished, and the output can be fetched.
@@ -115,7 +117,8 @@ pub struct ImpossibleEnd {
 /// What a video does after `step` ended with `end`.
 ///
 /// A video that keeps killing its worker is ended with class `Poison` by whichever of `Rejected` (nothing sent yet),
-/// `ProviderFailed` and `StoreFailed` belongs to its step; in the look-up its deadline ends it.
+/// `ProviderFailed` and `StoreFailed` belongs to its step, and in the look-up by `Poisoned`: what may have been bought there
+/// is as unknown as after the deadline.
 ///
 /// # Errors
 /// [`ImpossibleEnd`] when the step cannot end so.
@@ -140,6 +143,7 @@ fn after_submit(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         | VideoEnd::NotFoundYet
         | VideoEnd::NotBought
         | VideoEnd::CannotLookUp
+        | VideoEnd::Poisoned
         | VideoEnd::StillRunning
         | VideoEnd::OutputReady
         | VideoEnd::ProviderFailed(_)
@@ -155,6 +159,7 @@ fn after_look_up(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         VideoEnd::NotFoundYet | VideoEnd::CannotLookUp => Some(VideoNext::Again(VideoStep::LookUp)),
         VideoEnd::NotBought => Some(retry_or_fail(FailureClass::Network, spent)),
         VideoEnd::DeadlinePassed => Some(retry_or_fail(FailureClass::OutcomeUnknown, spent)),
+        VideoEnd::Poisoned => Some(VideoNext::Fail(FailureClass::Poison)),
         VideoEnd::Accepted
         | VideoEnd::Rejected(_)
         | VideoEnd::RouteRefused(_)
@@ -185,6 +190,7 @@ fn after_poll(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         | VideoEnd::NotFoundYet
         | VideoEnd::NotBought
         | VideoEnd::CannotLookUp
+        | VideoEnd::Poisoned
         | VideoEnd::Stored
         | VideoEnd::StoreFailed(_) => None,
     }
@@ -204,6 +210,7 @@ fn after_store(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         | VideoEnd::NotFoundYet
         | VideoEnd::NotBought
         | VideoEnd::CannotLookUp
+        | VideoEnd::Poisoned
         | VideoEnd::StillRunning
         | VideoEnd::OutputReady
         | VideoEnd::ProviderFailed(_)
@@ -328,6 +335,7 @@ mod tests {
         assert_eq!(at(Submit, DeadlinePassed, FRESH), VideoNext::Step(LookUp));
         assert_eq!(at(LookUp, NotFoundYet, FRESH), VideoNext::Again(LookUp));
         assert_eq!(at(LookUp, CannotLookUp, FRESH), VideoNext::Again(LookUp));
+        assert_eq!(at(LookUp, Poisoned, FRESH), VideoNext::Fail(FailureClass::Poison));
         assert_eq!(at(LookUp, Found, FRESH), VideoNext::Step(Poll));
         assert_eq!(at(LookUp, DeadlinePassed, FRESH), VideoNext::Fail(FailureClass::OutcomeUnknown));
         assert_eq!(

@@ -211,6 +211,7 @@ impl<'a> Attempt<'a> {
             VideoStep::Submit => self.submit().await,
             VideoStep::LookUp | VideoStep::Poll if overdue => Ok(VideoEnd::DeadlinePassed),
             VideoStep::Store if overdue => Ok(self.copy_overdue()),
+            VideoStep::LookUp if poisoned => Ok(VideoEnd::Poisoned),
             VideoStep::LookUp => self.look_up().await,
             VideoStep::Poll if poisoned => Ok(VideoEnd::ProviderFailed(FailureClass::Poison)),
             VideoStep::Poll => self.poll().await,
@@ -364,6 +365,7 @@ fn attempt_state(end: VideoEnd, failure: Option<FailureClass>) -> AttemptState {
     match end {
         VideoEnd::Stored => AttemptState::Succeeded,
         VideoEnd::Rejected(_) | VideoEnd::RouteRefused(_) | VideoEnd::NotBought => AttemptState::Rejected,
+        VideoEnd::Poisoned => AttemptState::Unresolved,
         _ if failure == Some(FailureClass::OutcomeUnknown) => AttemptState::Unresolved,
         _ => AttemptState::Failed,
     }

@@ -1,10 +1,11 @@
 //! The end of an attempt: the video waits for another one, or ends; then its money is settled in the same transaction.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use freezeframe_workflows::money::CreditMove;
 use sqlx::PgConnection;
 
+use super::locks::lock_lanes;
 use super::{Lease, Reply, late};
 use crate::domain::{AttemptState, BatchId, Credits, FailureClass, VideoId, VideoState};
 use crate::engine::queue::{self, RunAt, Ticket};
@@ -120,21 +121,6 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Locks the batches in the order that everybody keeps: two recorders that end videos of the same batches wait for each
-/// other instead of deadlocking, and the later one sees the other's counts.
-pub(super) async fn lock_batches(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Result<(), sqlx::Error> {
-    if closes.is_empty() {
-        return Ok(());
-    }
-    lock_in_order(conn, closes.iter().map(|(_, close)| close.batch).collect()).await
-}
-
-pub(super) async fn lock_in_order(conn: &mut PgConnection, batches: BTreeSet<BatchId>) -> Result<(), sqlx::Error> {
-    let batches: Vec<String> = batches.into_iter().map(BatchId::bare).collect();
-    sqlx::query!("select id from batches where id = any($1) order by id for update", &batches).fetch_all(conn).await?;
-    Ok(())
-}
-
 async fn end_attempts(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Result<Vec<Closed>, sqlx::Error> {
     let each = || closes.iter().map(|(_, close)| *close);
     let output = |close: &Close| match &close.verdict {
@@ -213,24 +199,6 @@ impl Tally {
             VideoState::Waiting | VideoState::Released | VideoState::Running => self.waiting += 1,
         }
     }
-}
-
-/// Locks lanes in the order that the scheduler's release keeps as well.
-pub(super) async fn lock_lanes(
-    conn: &mut PgConnection,
-    batches: &[String],
-    models: &[String],
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "select l.batch_id from batch_lanes l join unnest($1::text[], $2::text[]) as i (batch_id, model)
-             on l.batch_id = i.batch_id and l.model = i.model
-         order by l.batch_id, l.model for update of l",
-        batches,
-        models,
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(())
 }
 
 /// Counts videos out that are no longer under way at an account, by batch, model and account. The lanes are locked by the

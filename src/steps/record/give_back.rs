@@ -67,7 +67,7 @@ async fn move_lanes(conn: &mut PgConnection, lanes: &BTreeMap<(BatchId, &str), T
     }
     let batches: Vec<String> = lanes.keys().map(|(batch, _)| batch.bare()).collect();
     let models: Vec<String> = lanes.keys().map(|(_, model)| (*model).to_owned()).collect();
-    super::close::lock_lanes(conn, &batches, &models).await?;
+    super::locks::lock_lanes(conn, &batches, &models).await?;
     sqlx::query!(
         "update batch_lanes l set waiting = l.waiting + i.videos, next_position = least(l.next_position, i.first_position)
          from unnest($1::text[], $2::text[], $3::int[], $4::int[]) as i (batch_id, model, videos, first_position)

@@ -9,6 +9,7 @@ mod claim;
 mod close;
 mod give_back;
 mod late;
+mod locks;
 mod progress;
 
 use std::collections::HashSet;
@@ -118,7 +119,7 @@ impl Journal for VideoJournal {
             }
         }
         // batches first, as everywhere, whatever a group mixes: claims lock videos that a stale close may want as well
-        close::lock_batches(conn, &closes).await?;
+        locks::lock_batches(conn, closes.iter().map(|(_, close)| close.batch).collect()).await?;
         claim::write(conn, &claims, &mut replies).await?;
         progress::sending(conn, &sending, &mut replies).await?;
         progress::accepted(conn, &accepted, &mut replies).await?;

@@ -120,6 +120,11 @@ async fn a_job_that_no_attempt_owns_is_named_unless_it_is_explained_or_somebody_
     ))
     .await;
     app.execute(&format!("update videos set attempts_made = 2 where id = {second}")).await;
+    app.execute(&format!(
+        "insert into provider_losses (video_id, n, tenant_id, batch_id, reason, credits)
+         select id, 2, tenant_id, batch_id, 'outcome_unknown', 0 from videos where id = {second}"
+    ))
+    .await;
     let found = with_the_provider(&app).await;
     assert!(found.is_clean(), "{found:?}");
     assert_eq!(strangers(&found), (3, 1, 1));
