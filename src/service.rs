@@ -50,9 +50,9 @@ const STORE_PAUSE: Duration = Duration::from_secs(5);
 /// How long the object store may take for one request that is no read, and for one that is.
 const STORE_WRITE: Duration = Duration::from_secs(60);
 const STORE_READ: Duration = Duration::from_secs(6 * 3600);
-/// How long a stopping process may take to hand over, beside what its HTTP server may take (10 s by default), before it is
-/// ended all the same. Those who stop processes commonly wait for 30 s in all.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a stopping process may take to hand over, beside what its HTTP server may take (10 s by default) and what acts
+/// of requests may take after that (5 s), before it is ended all the same. Those who stop processes commonly wait for 30 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::billing::Auditor;
+use crate::billing::{self, Auditor};
 use crate::callbacks;
 use crate::config::{Config, ReconcileConfig};
 use crate::engine::queue;
@@ -161,6 +161,9 @@ async fn look_late_regularly(studio: Arc<Studio>, every: Duration, stop: Cancell
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
+        }
+        if let Err(error) = billing::book_missing_losses(&studio.db).await {
+            tracing::warn!(%error, "losses that nobody booked were not booked; it is tried again");
         }
         if let Err(error) = steps::look_late(&studio).await {
             tracing::warn!(%error, "what was learned of ended attempts was not written; they are looked at again");

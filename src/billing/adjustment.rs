@@ -1,6 +1,6 @@
 //! An operator's correction of a wallet: one act, with who and why.
 
-use crate::db::{ActError, Database};
+use crate::db::{self, ActError, Database};
 use crate::domain::{Credits, GrantSource, TenantId};
 use crate::ledger::{self, Adjustment, LedgerError, Stamp};
 
@@ -15,6 +15,13 @@ pub enum AdjustmentError {
     Database(#[from] sqlx::Error),
 }
 
+impl AdjustmentError {
+    /// Whether it may have been made all the same: the answer to its commit was lost.
+    pub fn is_unknown(&self) -> bool {
+        self.database_error().and_then(db::commit_unknown).is_some()
+    }
+}
+
 impl ActError for AdjustmentError {
     fn database_error(&self) -> Option<&sqlx::Error> {
         match self {
@@ -27,7 +34,7 @@ impl ActError for AdjustmentError {
 /// Adjusts one source of a tenant's wallet, in the name of `actor` and for `reason`. Answers the balance after it.
 ///
 /// # Errors
-/// [`AdjustmentError`]; nothing was changed then.
+/// [`AdjustmentError`]; nothing was changed then, unless it [is unknown](AdjustmentError::is_unknown).
 pub async fn adjust(
     db: &Database,
     (tenant, source): (TenantId, GrantSource),

@@ -53,6 +53,11 @@ fn parse_back(text: &str) -> Result<TimeDelta, String> {
 
 const WRONG_TIME: &str = "expected a whole number of minutes, hours or days, such as 90m, 6h or 2d";
 
+/// What is done about a difference, and what is not.
+const CURE: &str = "A stored balance is set to the sum of its entries by the database's owner; `[reconcile] \
+    start_despite_differences = true` lets workers start meanwhile. `freezeframe tenant adjust` is for customers' \
+    claims: it moves wallet and entries alike and cures no difference.";
+
 pub(super) async fn run(config: Config, args: ReconcileArgs) -> Result<ExitCode> {
     let egress = Egress::new();
     let providers = match args.providers {
@@ -127,7 +132,7 @@ fn report(found: &Reconciliation) -> String {
     }
     parts.push(table.render());
     let found = count(found.differences.len(), "difference");
-    parts.push(format!("{found}: a person must look; correct money by `freezeframe tenant adjust` only"));
+    parts.push(format!("{found}: a person must look at the ids above.\n{CURE}"));
     parts.join("\n\n")
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 
 use super::output;
@@ -48,9 +48,14 @@ pub(super) async fn play(mut config: Config, listen: Option<SocketAddr>, roles: 
         );
     }
     let scheme = config.http.scheme();
-    let ears = Ears::open(&config)?;
+    let mut ears = Ears::open(&config)?;
     let store = Store::open(&config).await?;
-    let service = match Service::start(&config, &store, roles, Parts::default()).await {
+    let started = tokio::select! {
+        // a start may wait for a comparison of the books
+        () = ears.told_to_stop() => Err(anyhow!("asked to stop before the start was over")),
+        started = Service::start(&config, &store, roles, Parts::default()) => started,
+    };
+    let service = match started {
         Ok(service) => service,
         Err(error) => {
             store.release().await?;

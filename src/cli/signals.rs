@@ -68,6 +68,11 @@ impl Ears {
         let settings = SettingsWatch::new(config.file.clone());
         Ok(Ears { signals: Signals::listen()?, hang_ups: HangUps::listen()?, settings })
     }
+
+    /// Resolves with the first signal to stop that comes while the service is not there yet.
+    pub(super) async fn told_to_stop(&mut self) {
+        self.signals.next().await;
+    }
 }
 
 /// Lets the service run until a signal to stop comes, then stops it and releases the store. Reads the settings again
@@ -104,8 +109,10 @@ pub(super) async fn run_until_stopped(mut service: Service, store: Store, ears: 
 /// When not everything was handed over.
 pub(super) async fn stop(service: Service, store: Store, mut signals: Signals) -> Result<()> {
     let graceful = async {
-        service.stop().await?;
-        store.release().await
+        let stopped = service.stop().await;
+        // also when not everything was handed over
+        let released = store.release().await;
+        stopped.and(released)
     };
     tokio::select! {
         stopped = graceful => stopped,

@@ -155,7 +155,15 @@ async fn adjust(config: Config, args: AdjustArgs) -> Result<ExitCode> {
     let after = billing::adjust(&db, wallet, adjustment, (&by, &args.reason)).await;
     db.close().await;
     store.release().await?;
-    let after = after.context("the wallet was not adjusted")?;
+    let after = match after {
+        Err(error) if error.is_unknown() => {
+            return Err(error).context(
+                "whether the wallet was adjusted is unknown: look at its entries (act adjustment, this reason) before \
+                 you repeat it",
+            );
+        }
+        after => after.context("the wallet was not adjusted")?,
+    };
     output::line(&format!("{} has {} credits of that source now", args.tenant, amount(after.get())))?;
     Ok(ExitCode::SUCCESS)
 }

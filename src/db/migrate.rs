@@ -23,6 +23,9 @@ const HISTORY_TABLE: &str = "public.freezeframe_migrations";
 const MIGRATION_LOCK: i64 = 0x6d69_6772_6174_6521;
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How often the migrations are tried that lose against traffic.
+const TRIES: u32 = 5;
+
 /// How long a migration waits for a table that is in use, so that it does not block everybody who queues behind it.
 const DDL_LOCK_TIMEOUT: &str = "set lock_timeout = '15s'";
 
@@ -40,12 +43,29 @@ pub async fn migrate(url: &str) -> Result<()> {
     let mut connection =
         options.connect().await.with_context(|| format!("cannot connect to the database {}", redact(url)))?;
     lock(&mut connection).await.context("cannot take the migration lock")?;
-    let outcome = run_all(&mut connection).await;
+    let mut outcome = run_all(&mut connection).await;
+    for _ in 1..TRIES {
+        // each migration is one transaction, and what was applied stays applied
+        let Err(error) = &outcome else { break };
+        if !lost_to_traffic(error) {
+            break;
+        }
+        tracing::warn!(error = format!("{error:#}"), "a migration gave way to what was under way; trying again");
+        tokio::time::sleep(LOCK_POLL_INTERVAL).await;
+        outcome = run_all(&mut connection).await;
+    }
     // Closing the session frees the lock, whatever happened.
     if let Err(error) = connection.close().await {
         tracing::debug!(%error, "the migration's connection did not close cleanly");
     }
     outcome.with_context(|| format!("cannot migrate the database {}", redact(url)))
+}
+
+/// Whether a migration failed because others had the tables that it wants: a deadlock, or a lock that did not come.
+fn lost_to_traffic(error: &anyhow::Error) -> bool {
+    let databases = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    let mut codes = databases.filter_map(|error| error.as_database_error()?.code());
+    codes.any(|code| ["40P01", "55P03"].contains(&code.as_ref()))
 }
 
 async fn run_all(connection: &mut PgConnection) -> Result<()> {

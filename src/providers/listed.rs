@@ -27,7 +27,7 @@ pub enum Made {
     Yes,
     /// There will be none.
     No,
-    /// Under way, or in a word that is not known.
+    /// Under way, or in a word that does not tell.
     NotYet,
 }
 

@@ -26,6 +26,7 @@ pub(super) fn process_name() -> String {
 /// # Errors
 /// Why they may not, or the database's.
 pub(super) async fn admit_workers(db: &Database, config: &Config) -> Result<()> {
+    while billing::book_missing_losses(db).await? > 0 {}
     Ok(billing::admit_workers(db, &process_name(), config.reconcile.start_despite_differences).await?)
 }
 

@@ -11,7 +11,7 @@ use crate::steps::{Chainer, Studio};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How long the last pass may take; the next process goes on from wherever it ended.
-const FINISH_WITHIN: Duration = Duration::from_secs(10);
+const FINISH_WITHIN: Duration = Duration::from_secs(4);
 
 /// Chains until `stop`, and then the rest.
 pub(super) async fn chain_regularly(studio: Arc<Studio>, stop: CancellationToken) {
@@ -23,7 +23,11 @@ pub(super) async fn chain_regularly(studio: Arc<Studio>, stop: CancellationToken
             () = stop.cancelled() => break,
             _ = tick.tick() => {}
         }
-        tell(chainer.run(&studio).await);
+        // between two commits nothing is lost: a long backlog does not hold up a stop
+        tokio::select! {
+            () = stop.cancelled() => break,
+            chained = chainer.run(&studio) => tell(chained),
+        }
     }
     match tokio::time::timeout(FINISH_WITHIN, chainer.finish(&studio)).await {
         Ok(finished) => tell(finished),

@@ -371,3 +371,26 @@ async fn what_a_stalled_worker_learned_reaches_whoever_holds_the_video_now() {
     assert!(attempts.len() == 1 && attempts[0]["found_at"].is_string(), "{attempts:?}");
     app.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_that_an_older_program_left_unbooked_is_booked_once() {
+    let app = TestApp::start(TestSettings::default()).await;
+    let customer = app.customer(1_000).await;
+    let id = customer.order(&order_of(1, "a calm sea")).await;
+    app.finished_batch(&customer, &id).await;
+    app.execute(
+        "insert into attempts (video_id, n, id, state, lease_epoch, provider, upstream_model, worker, finished_at)
+         select id, 2, 'older', 'unresolved', 1, 'sora', 'sora-2', 'older', now() from videos",
+    )
+    .await;
+    app.execute("update videos set attempts_made = 2").await;
+    let booked = "select count(*) from provider_losses where n = 2 and credits = 61 and reason = 'outcome_unknown'";
+    app.until("somebody books it", async || app.count(booked).await == 1).await;
+    // and again, which is no change
+    let db = app.connect().await;
+    assert_eq!(freezeframe::billing::book_missing_losses(&db).await.unwrap(), 0);
+    db.close().await;
+    assert_eq!(app.count("select sum(amount)::bigint from credit_ledger where act = 'loss'").await, 61);
+    assert_eq!(customer.available().await, 1_000 - 61);
+    app.finish().await;
+}

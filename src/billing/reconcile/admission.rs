@@ -1,7 +1,8 @@
 //! Whether workers may start: on a database that was restored, or moved, or never compared, only after its books were.
 //!
 //! Always holds: an incarnation of the database is compared once before the first worker; whoever starts meanwhile waits for
-//! that. Differences of money keep workers away; others are told and mended while they work.
+//! that. Differences of money keep workers away; others are told and mended while they work. Where the settings let
+//! workers start despite differences, a comparison that fails keeps nobody away either.
 
 use std::time::Instant;
 
@@ -16,8 +17,9 @@ use crate::db::Database;
 pub enum NotAdmitted {
     #[error(
         "the database was restored, moved or never compared before, and its money is in doubt ({told}): no worker starts. \
-         See everything with `freezeframe reconcile`, correct wallets with `freezeframe tenant adjust`, or set \
-         reconcile.start_despite_differences to start all the same"
+         Look at the ids that `freezeframe reconcile` names; a stored balance is set to the sum of its entries by the \
+         database's owner (`freezeframe tenant adjust` moves both alike and cures no difference; it is for customers' \
+         claims). `[reconcile] start_despite_differences = true` starts workers meanwhile"
     )]
     MoneyInDoubt { told: String },
     #[error(transparent)]
@@ -33,7 +35,7 @@ impl From<sqlx::Error> for NotAdmitted {
 /// Compares the books unless this incarnation of the database was compared before.
 ///
 /// # Errors
-/// [`NotAdmitted`]: differences of money, unless `despite` them; or the database's.
+/// [`NotAdmitted`]: differences of money, or a comparison that failed, unless `despite` them; or the database's.
 pub async fn admit_workers(db: &Database, who: &str, despite: bool) -> Result<(), NotAdmitted> {
     if record::is_admitted(db).await? {
         return Ok(());
@@ -51,7 +53,15 @@ async fn compare(db: &Database, who: &str, despite: bool) -> Result<(), NotAdmit
         return Ok(());
     }
     let began = Instant::now();
-    let found = reconcile(db).await?;
+    let found = match reconcile(db).await {
+        Ok(found) => found,
+        // a database too large to be compared in time would never get a worker
+        Err(error) if despite => {
+            tracing::warn!(%error, "workers start on books that could not be compared, as the settings say");
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let in_doubt = found.doubts_money();
     let entry = Entry {
         occasion: Occasion::Start,

@@ -1,10 +1,12 @@
 //! Comparisons as the cluster makes them by itself, and as a person asks for them.
 //!
-//! Always holds: of all processes one compares at a time, and none before the stored result of the last one is as old as the
-//! settings say. A regular comparison goes on in the files where the one before it stopped, looks again at every file that was
-//! wrong, and repeats what it last knew of the providers until it asks them again.
+//! Always holds: of all processes one compares at a time, and none before the stored result of the last one is as old
+//! as the settings say, and ten times as old as it took; a process whose own try failed waits as long. A regular
+//! comparison goes on in the files where the one before it stopped, looks again at every file that was wrong, and
+//! repeats what it last knew of the providers until they answer again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -12,8 +14,9 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::files::{self, FileDepth};
 use super::record::{self, Before, Entry, Occasion};
-use super::{About, ReconcileError, Reconciliation, jobs, reconcile};
+use super::{About, JobsCompared, ReconcileError, Reconciliation, jobs, reconcile};
 use crate::db::Database;
+use crate::ledger::Difference;
 use crate::providers::{Provider, Registry};
 use crate::storage::Storage;
 
@@ -21,6 +24,12 @@ use crate::storage::Storage;
 const LAST_HOURS: TimeDelta = TimeDelta::hours(6);
 /// What is younger is not compared.
 const SETTLED: TimeDelta = TimeDelta::seconds(60);
+/// A comparison reads everything there is, so it may take a tenth of the time and no more.
+const REST_PER_WORK: u32 = 10;
+
+/// Until when this process leaves a database alone whose comparison failed: nothing is stored of that one, so it would
+/// be due at once. By name, and not in the auditor, which is made anew for every look.
+static RESTING: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
 
 /// Who compares, and with what.
 pub struct Auditor<'a> {
@@ -50,7 +59,8 @@ impl Default for Scope {
 }
 
 impl Auditor<'_> {
-    /// Compares if it is time: `every` after the last comparison of the cluster, `ask_every` after the providers were asked.
+    /// Compares if it is time: `every` after the last comparison of the cluster, later if that one took long;
+    /// `ask_every` after the providers were asked.
     ///
     /// # Errors
     /// The database's.
@@ -59,6 +69,9 @@ impl Auditor<'_> {
         every: Duration,
         ask_every: Duration,
     ) -> Result<Option<Reconciliation>, ReconcileError> {
+        if rests(self.db) {
+            return Ok(None);
+        }
         // the lock goes with this connection
         let mut lock = self.db.engine_connection().await?;
         let found = if try_lock(&mut lock).await? { self.if_due(&mut lock, every, ask_every).await } else { Ok(None) };
@@ -74,19 +87,24 @@ impl Auditor<'_> {
     ) -> Result<Option<Reconciliation>, ReconcileError> {
         let before = record::before(conn).await?;
         let same = before.as_ref().filter(|before| before.same_incarnation);
-        if same.is_some_and(|before| before.age_secs < every.as_secs_f64()) {
+        if same.is_some_and(|before| before.age_secs < pause(every, before.took()).as_secs_f64()) {
             return Ok(None);
         }
         let asked = same.and_then(|before| before.providers_age_secs);
         let ask = asked.is_none_or(|age| age >= ask_every.as_secs_f64());
-        Ok(Some(self.regular(before.as_ref(), asked.filter(|_| !ask)).await?))
+        let began = Instant::now();
+        let found = self.regular(before.as_ref(), (asked, ask)).await;
+        if found.is_err() {
+            rest(self.db, pause(every, began.elapsed()));
+        }
+        found.map(Some)
     }
 
-    /// `asked_secs_ago` is absent when it is time to ask the providers.
+    /// `asked` is how many seconds ago all providers answered, `ask` whether it is time to ask them again.
     async fn regular(
         &self,
         before: Option<&Before>,
-        asked_secs_ago: Option<f64>,
+        (asked, ask): (Option<f64>, bool),
     ) -> Result<Reconciliation, ReconcileError> {
         let began = Instant::now();
         let mut found = reconcile(self.db).await?;
@@ -99,13 +117,17 @@ impl Auditor<'_> {
         let after = before.map_or("", |before| before.files_after.as_str());
         let (files, wrong) = files::some(self.db, self.storage, FileDepth::Sizes, (after, &again)).await?;
         found.differences.extend(wrong);
-        match (asked_secs_ago, before) {
-            (Some(_), Some(before)) => found.differences.extend(before.differences_about(About::Providers)),
-            _ => {
-                let accounts = self.providers.names().map(str::to_owned).collect();
-                self.ask(&mut found, &Scope { accounts, ..Scope::default() }).await?;
-            }
-        }
+        let known = before.map(|before| before.differences_about(About::Providers)).unwrap_or_default();
+        let answered = if ask {
+            let accounts = self.providers.names().map(str::to_owned).collect();
+            self.ask(&mut found, &Scope { accounts, ..Scope::default() }).await?;
+            keep_of_unavailable(&mut found, known)
+        } else {
+            found.differences.extend(known);
+            false
+        };
+        // who did not answer is asked again next time
+        let aged = asked.map(|age| age + began.elapsed().as_secs_f64());
         let stopped_at = files.after.clone();
         let entry = Entry {
             occasion: Occasion::Regular,
@@ -113,7 +135,7 @@ impl Auditor<'_> {
             took: began.elapsed(),
             admits: true,
             files_after: &stopped_at,
-            providers_age_secs: Some(asked_secs_ago.map_or(0.0, |age| age + began.elapsed().as_secs_f64())),
+            providers_age_secs: if answered { Some(0.0) } else { aged },
         };
         found.compared.files = Some(files);
         record::insert(self.db, &found, entry).await?;
@@ -157,6 +179,37 @@ impl Auditor<'_> {
         }
         Ok(())
     }
+}
+
+/// Keeps what was known of accounts that did not answer; tells whether all of them did.
+fn keep_of_unavailable(found: &mut Reconciliation, known: Vec<Difference>) -> bool {
+    let accounts = found.compared.providers.iter();
+    let away = accounts.filter(|account| matches!(account.outcome, JobsCompared::Unavailable { .. }));
+    let away: Vec<String> = away.map(|account| format!("{}/", account.account)).collect();
+    let of_away = |difference: &Difference| away.iter().any(|account| difference.id.starts_with(account.as_str()));
+    found.differences.extend(known.into_iter().filter(of_away));
+    away.is_empty()
+}
+
+/// How long after the end of a comparison that took so long the next one is due.
+fn pause(every: Duration, took: Duration) -> Duration {
+    every.max(took.saturating_mul(REST_PER_WORK))
+}
+
+fn resting() -> MutexGuard<'static, BTreeMap<String, Instant>> {
+    RESTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn name(db: &Database) -> String {
+    db.connect_options().get_database().unwrap_or_default().to_owned()
+}
+
+fn rests(db: &Database) -> bool {
+    resting().get(&name(db)).is_some_and(|until| Instant::now() < *until)
+}
+
+fn rest(db: &Database, pause: Duration) {
+    resting().insert(name(db), Instant::now() + pause);
 }
 
 async fn try_lock(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {

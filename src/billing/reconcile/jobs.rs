@@ -7,8 +7,9 @@
 //! restored after the job had been made, and has forgotten (`provider_job_lost`). What is left is another installation's:
 //! counted, and no difference. So is every job of a list that keeps prompts to itself.
 //!
-//! Always holds: the list is read before the database, and nothing of the last moments is compared, so that nothing
-//! under way looks wrong.
+//! Always holds: the list is read before the database, and to its newest end: a job may be much younger than its
+//! attempt. No job and no answer of the last moments counts as unexplained or missing, so that nothing under way looks
+//! wrong.
 
 use std::collections::{HashMap, HashSet};
 
@@ -25,6 +26,8 @@ use crate::providers::{Fingerprint, JobList, ListedJob, Made, Provider};
 const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(10);
 /// A job may have been made so long after its attempt was written.
 const LONGEST_SUBMIT: TimeDelta = TimeDelta::hours(1);
+/// Lists are read to so long after the window: to their newest end, by whatever clock.
+const NEWEST: TimeDelta = TimeDelta::days(1);
 
 /// An account and what came of its comparison.
 #[derive(Clone, Debug, Serialize)]
@@ -59,6 +62,7 @@ struct Attempt {
     state: AttemptState,
     handle: Option<String>,
     sent_at: DateTime<Utc>,
+    accepted_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
 }
 
@@ -75,14 +79,14 @@ impl Attempt {
     }
 }
 
-/// Compares the jobs of one account that were made within `window`.
+/// Compares the jobs of one account that were made within `window`; those of our attempts also when made later.
 pub(super) async fn compare(
     db: &Database,
     provider: &dyn Provider,
     window: (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<(AccountCompared, Vec<Difference>), ReconcileError> {
     let account = provider.name().to_owned();
-    let outcome = match provider.jobs(window).await {
+    let outcome = match provider.jobs((window.0, window.1 + NEWEST)).await {
         Ok(JobList::Jobs(jobs)) => return settle(db, account, jobs, window).await,
         Ok(JobList::NotComparable(why)) => JobsCompared::NotComparable { why: why.to_owned() },
         Err(error) => JobsCompared::Unavailable { why: error.to_string() },
@@ -99,7 +103,7 @@ async fn settle(
     let mut tx = snapshot(db).await?;
     let attempts = sqlx::query_as!(
         Attempt,
-        r#"select video_id, n, state as "state: AttemptState", handle, sent_at, finished_at
+        r#"select video_id, n, state as "state: AttemptState", handle, sent_at, accepted_at, finished_at
            from attempts where provider = $1 and sent_at >= $2"#,
         account,
         since - LONGEST_SUBMIT,
@@ -108,8 +112,11 @@ async fn settle(
     .await?;
     let owners: HashMap<&str, &Attempt> =
         attempts.iter().filter_map(|attempt| Some((attempt.handle.as_deref()?, attempt))).collect();
-    let (owned, unowned): (Vec<&ListedJob>, Vec<&ListedJob>) =
+    let (owned, mut unowned): (Vec<&ListedJob>, Vec<&ListedJob>) =
         jobs.iter().partition(|job| owners.contains_key(job.handle.0.as_str()));
+    // whose attempt may be about to name it
+    unowned.retain(|job| job.created_at <= until);
+    let compared = (owned.len() + unowned.len()) as u64;
     let mut differences = not_made(&account, &owned, &owners);
     differences.extend(not_listed(&account, &attempts, &jobs, (since + CLOCK_SLACK, until - CLOCK_SLACK)));
     let (mut explained, mut strangers) = (0, 0);
@@ -143,7 +150,7 @@ async fn settle(
         }
     }
     tx.rollback().await?;
-    let outcome = JobsCompared::Compared { jobs: jobs.len() as u64, owned: owned.len() as u64, explained, strangers };
+    let outcome = JobsCompared::Compared { jobs: compared, owned: owned.len() as u64, explained, strangers };
     Ok((AccountCompared { account, outcome }, differences))
 }
 
@@ -166,8 +173,9 @@ fn not_listed(
     let listed: HashSet<&str> = jobs.iter().map(|job| job.handle.0.as_str()).collect();
     let counts = |attempt: &&Attempt| {
         matches!(attempt.state, AttemptState::Accepted | AttemptState::Succeeded)
-            // its job was made between the two moments
+            // its job was made between the two moments; one accepted later may be younger than the list
             && attempt.sent_at >= since && attempt.sent_at <= until
+            && attempt.accepted_at.is_none_or(|at| at <= until)
             && attempt.handle.as_deref().is_some_and(|handle| !listed.contains(handle))
     };
     let missing = attempts.iter().filter(counts);

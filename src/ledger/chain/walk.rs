@@ -17,7 +17,7 @@ use super::finding::{Fault, Findings, MOST};
 use super::{ChainHash, Checkpoint, Moment, Row, Stored};
 
 /// The longest that a transaction may live, a difference of clocks after a failover included. Sessions of the service end
-/// statements after one minute and idle transactions after half of one.
+/// statements after one minute and idle transactions after five seconds.
 pub const LIFETIME_MINUTES: i64 = 15;
 pub(super) const LIFETIME: TimeDelta = TimeDelta::minutes(LIFETIME_MINUTES);
 

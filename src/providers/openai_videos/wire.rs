@@ -23,7 +23,8 @@ impl<'a> Job<'a> {
     pub(super) fn made(&self) -> Made {
         match self.status() {
             Some("completed") => Made::Yes,
-            Some("failed" | "expired") => Made::No,
+            // a film may have been made before it expired
+            Some("failed") => Made::No,
             _ => Made::NotYet,
         }
     }

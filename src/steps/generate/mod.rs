@@ -40,7 +40,7 @@ const LAST_LOOK: Duration = Duration::from_secs(600);
 /// A claim older than this is not sent any more: somebody else may have taken the video for dead.
 const STALE_CLAIM: Duration = Duration::from_secs(4);
 /// How long a stopping worker waits for the answer to a submission. Part of the time that a whole stop may take.
-const SUBMISSION_LEFT_AFTER: Duration = Duration::from_secs(15);
+const SUBMISSION_LEFT_AFTER: Duration = Duration::from_secs(10);
 /// How long a video rests whose step the database refused or the rules do not know.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// An attempt of a model that is no longer in the catalogue may take this long.
@@ -371,9 +371,15 @@ fn attempt_state(end: VideoEnd, failure: Option<FailureClass>) -> AttemptState {
     }
 }
 
-/// Whether the provider may finish the job of an attempt that ended so: nobody saw its end.
+/// Whether the provider may finish, or has finished, the job of an attempt that ended so: nobody saw its end, or nobody
+/// could have the film.
 fn may_succeed(end: VideoEnd, state: AttemptState, has_handle: bool) -> bool {
-    let unseen =
-        matches!(end, VideoEnd::DeadlinePassed | VideoEnd::Gone | VideoEnd::ProviderFailed(FailureClass::Poison));
+    let unseen = matches!(
+        end,
+        VideoEnd::DeadlinePassed
+            | VideoEnd::Gone
+            | VideoEnd::ProviderFailed(FailureClass::Poison)
+            | VideoEnd::StoreFailed(_)
+    );
     state == AttemptState::Unresolved || (has_handle && unseen)
 }

@@ -95,6 +95,8 @@ pub async fn late_rivals(db: &Database, provider: &str, prompt: &str) -> Result<
                select from late_looks l join attempts a on a.video_id = l.video_id and a.n = l.n
                    join videos v on v.id = l.video_id
                where a.provider = $1 and a.handle is null and a.unsent is not null and v.prompt = $2
+                   -- whatever is older is looked at no more
+                   and l.ended_at > now() - interval '2 days'
            ) as "rivals!""#,
         provider,
         prompt,

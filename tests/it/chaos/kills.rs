@@ -18,6 +18,8 @@ use crate::app::{API, PATIENCE, TestApp, TestSettings, count};
 /// Processes that make videos; each may lead the scheduler as well.
 const WORKERS: usize = 3;
 const ROLES: &str = "worker,scheduler";
+/// Promised for all but the slowest hundredth.
+const RESUMED_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What happens next.
@@ -129,7 +131,7 @@ async fn freeze(app: &mut TestApp, victim: usize) {
 /// Prints what was measured, and holds the number of orders at the provider against what explains them.
 async fn report(app: &TestApp, seen: &Seen, (videos, blows): (usize, usize)) {
     let mut resumed = Waits(std::mem::take(&mut *seen.resumed.lock().unwrap()));
-    resumed.print("the videos of a killed worker were in other hands after");
+    resumed.print("the videos of a killed worker were in other hands after", RESUMED_WITHIN);
     let window = *seen.in_submit_window.lock().unwrap();
     let attempts = app.count("select sum(attempts_made)::bigint from videos").await as usize;
     let poisoned = app.count("select count(*) from videos where failure_class = 'poison'").await;

@@ -35,12 +35,22 @@ fn seeded() -> (u64, StdRng) {
     (seed, StdRng::seed_from_u64(seed))
 }
 
+/// Whether the promised counts were asked for, and with them the promised times. An ordinary run shares its two cores with
+/// other tests: there the times are printed.
+fn is_full() -> bool {
+    std::env::var("FREEZEFRAME_CHAOS_TIMES").is_ok()
+}
+
 /// How long something took, many times.
 struct Waits(Vec<Duration>);
 
 impl Waits {
-    fn print(&mut self, what: &str) {
+    /// Prints it, and holds all but the slowest hundredth against what is promised.
+    fn print(&mut self, what: &str, promised: Duration) {
         self.0.sort_unstable();
+        if let Some(p99) = self.0.get((self.0.len() * 99 / 100).min(self.0.len().saturating_sub(1))) {
+            assert!(!is_full() || *p99 <= promised, "{what}: p99 {p99:?}, promised {promised:?}");
+        }
         let at = |permille: usize| self.0[(self.0.len() * permille / 1000).min(self.0.len() - 1)].as_millis();
         match self.0.len() {
             0 => eprintln!("{what}: never"),

@@ -12,6 +12,10 @@ use crate::app::client::{BATCHES, Customer, order_of};
 use crate::app::own_server::Death;
 use crate::app::{PATIENCE, TestApp, TestSettings};
 
+/// From the server's first answer.
+const MADE_AGAIN_WITHIN: Duration = Duration::from_secs(10);
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+
 /// A customer who never stops ordering; what is not acknowledged is ordered again under the same key.
 struct Buyer {
     customer: Customer,
@@ -101,9 +105,9 @@ async fn restarts_of_the_database_lose_nothing_that_was_acknowledged_and_need_no
     }
     stop.store(true, Ordering::Relaxed);
     let bought = buying.await.unwrap();
-    again.print("videos were made again after the server answered");
+    again.print("videos were made again after the server answered", MADE_AGAIN_WITHIN);
     let mut refused = Waits(bought.refused);
-    refused.print("the API said 503 after");
+    refused.print("the API said 503 after", TOLD_WITHIN);
     eprintln!("{} orders acknowledged, {} not answered", bought.acknowledged.len(), bought.unanswered);
     app.until("all batches end", async || {
         app.try_count("select count(*) from batches where finished_at is null").await == Some(0)

@@ -6,6 +6,7 @@
 //! known to the credit.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use freezeframe::domain::GrantSource;
 use freezeframe::emulator::{Fault, Nth, Profile, Rule};
@@ -117,7 +118,15 @@ async fn whatever_happens_every_tenant_pays_for_exactly_what_was_made() {
 async fn place(tenant: &mut Tenant, items: &[Value], fates: HashMap<String, (i64, Option<&'static str>)>) -> bool {
     let price: i64 = fates.values().map(|(price, _)| price).sum();
     let (least, most) = tenant.bounds();
-    let answer = tenant.customer.submit(&json!({ "items": items })).await;
+    let key = items[0]["custom_id"].as_str().unwrap().replace(' ', "-");
+    let answer = loop {
+        let answer = tenant.customer.submit_with(&[("Idempotency-Key", &key)], &json!({ "items": items })).await;
+        // busy, or of unknown outcome: the key makes it safe to ask again
+        if !matches!(answer.status.as_u16(), 409 | 503) {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     match answer.status.as_u16() {
         202 => {
             assert!(price <= most, "{price} credits were frozen of {most} at the most");

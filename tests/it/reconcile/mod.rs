@@ -12,7 +12,7 @@ use freezeframe::emulator::{Fault, Rule};
 use serde_json::{Value, json};
 
 use crate::app::client::{item, order_of};
-use crate::app::{API, API_AND_SCHEDULER, TestApp, TestSettings, count};
+use crate::app::{API, API_AND_SCHEDULER, PATIENCE, TestApp, TestSettings, count};
 
 /// A third of the videos fail, in different ways.
 fn faulty() -> TestSettings {
@@ -136,6 +136,19 @@ async fn two_workers_compare_once_and_every_process_shows_the_result() {
     app.finish().await;
 }
 
+/// The next comparison, as soon as the last one is ten times as old as it took.
+async fn next(auditor: &billing::Auditor<'_>, ask_every: Duration) -> billing::Reconciliation {
+    let wait = async {
+        loop {
+            match auditor.when_due(Duration::ZERO, ask_every).await.unwrap() {
+                Some(found) => return found,
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("a comparison is due")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_is_never_changed_and_a_regular_one_goes_on_where_the_last_one_stopped() {
     let app = TestApp::start(TestSettings::default()).await;
@@ -151,10 +164,10 @@ async fn a_result_is_never_changed_and_a_regular_one_goes_on_where_the_last_one_
     let auditor = billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test" };
     let hour = Duration::from_secs(3_600);
     assert!(auditor.when_due(hour, hour).await.unwrap().is_none(), "the start's comparison is not an hour old");
-    let first = auditor.when_due(Duration::ZERO, hour).await.unwrap().unwrap();
+    let first = next(&auditor, hour).await;
     assert_eq!(first.compared.files.as_ref().map(|files| files.checked), Some(3));
     assert_eq!(first.compared.providers.len(), 2, "both accounts are asked the first time: {first:?}");
-    let second = auditor.when_due(Duration::ZERO, hour).await.unwrap().unwrap();
+    let second = next(&auditor, hour).await;
     assert!(second.compared.providers.is_empty(), "and not again within the hour");
     assert!(first.is_clean() && second.is_clean());
 
@@ -164,11 +177,19 @@ async fn a_result_is_never_changed_and_a_regular_one_goes_on_where_the_last_one_
     let (file, aside) = (app.videos_dir().join(&key), app.dir.path().join("aside"));
     std::fs::rename(&file, &aside).unwrap();
     for _ in 0..2 {
-        let found = auditor.when_due(Duration::ZERO, hour).await.unwrap().unwrap();
+        let found = next(&auditor, hour).await;
         assert_eq!(found.kinds().into_iter().collect::<Vec<_>>(), [("file_missing", 1)]);
     }
     std::fs::rename(&aside, &file).unwrap();
-    assert!(auditor.when_due(Duration::ZERO, hour).await.unwrap().unwrap().is_clean());
+    assert!(next(&auditor, hour).await.is_clean());
+
+    // nothing is stored of a comparison that failed, and yet it is not repeated at once
+    let every = Duration::from_secs(5);
+    app.execute("alter table wallets rename to wallets_aside").await;
+    app.until("a comparison fails", async || auditor.when_due(every, hour).await.is_err()).await;
+    app.execute("alter table wallets_aside rename to wallets").await;
+    assert!(auditor.when_due(every, hour).await.unwrap().is_none(), "the failed one was just now");
+    assert!(next(&auditor, hour).await.is_clean());
     db.close().await;
     app.finish().await;
 }

@@ -1,11 +1,12 @@
 //! What the store and the providers say: files that are gone, cut or changed, jobs that nobody ordered or nobody knows.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use freezeframe::billing::{self, JobsCompared, Reconciliation, Scope};
 use serde_json::{Value, json};
 
-use super::SECONDS_AHEAD;
+use super::{SECONDS_AHEAD, next};
 use crate::app::client::order_of;
 use crate::app::{TestApp, TestSettings};
 
@@ -180,6 +181,45 @@ async fn a_delivered_job_that_its_provider_does_not_know_or_did_not_make_is_name
     let mut app = app;
     app.excuse("belongs to no attempt");
     app.excuse("jobs accepted");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_much_younger_than_its_attempt_is_listed_and_what_is_known_of_an_account_outlives_its_outage() {
+    let app = TestApp::start(TestSettings::default()).await;
+    let customer = app.customer(1_000).await;
+    let id = customer.order(&order_of(2, "a lighthouse")).await;
+    app.finished_batch(&customer, &id).await;
+    let (db, storage, providers) = (app.connect().await, app.storage(), app.registry());
+    let auditor = billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test" };
+    // their jobs were made just now: an answer that came late, then a provider's clock that is ahead
+    for earlier in ["sent_at = sent_at - interval '5 minutes'", "accepted_at = accepted_at - interval '5 minutes'"] {
+        app.execute(&format!("update attempts set {earlier}")).await;
+        let scope = Scope { accounts: vec!["sora".to_owned()], ..Scope::default() };
+        let found = auditor.on_command(&scope).await.unwrap();
+        assert!(found.is_clean(), "{found:?}");
+        assert_eq!(strangers(&found), (2, 0, 0));
+    }
+
+    let (video, handle): (String, String) =
+        sqlx::query_as("select video_id, handle from attempts order by video_id limit 1")
+            .fetch_one(app.pool())
+            .await
+            .unwrap();
+    app.execute(&format!("update attempts set handle = 'video_of_nobody' where video_id = '{video}'")).await;
+    let unknown = format!("sora/{video}/1");
+    let mut profile = TestSettings::default().profile;
+    for outage in [None, Some(500)] {
+        profile.list_outage_status = outage;
+        app.emulator.set_profile(profile.clone());
+        let found = next(&auditor, Duration::ZERO).await;
+        assert_eq!(found.is_complete(), outage.is_none(), "{found:?}");
+        assert_eq!(named(&found), [("attempt_unknown_to_provider", unknown.as_str())], "{outage:?}");
+    }
+    app.emulator.set_profile(TestSettings::default().profile);
+    app.execute(&format!("update attempts set handle = '{handle}' where video_id = '{video}'")).await;
+    assert!(next(&auditor, Duration::ZERO).await.is_clean());
+    db.close().await;
     app.finish().await;
 }
 
