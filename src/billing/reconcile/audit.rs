@@ -26,6 +26,8 @@ const LAST_HOURS: TimeDelta = TimeDelta::hours(6);
 const SETTLED: TimeDelta = TimeDelta::seconds(60);
 /// A comparison reads everything there is, so it may take a tenth of the time and no more.
 const REST_PER_WORK: u32 = 10;
+/// How many times the ordinary interval that may become.
+const LONGEST_REST: u32 = 12;
 
 /// Until when this process leaves a database alone whose comparison failed: nothing is stored of that one, so it would
 /// be due at once. By name, and not in the auditor, which is made anew for every look.
@@ -191,9 +193,10 @@ fn keep_of_unavailable(found: &mut Reconciliation, known: Vec<Difference>) -> bo
     away.is_empty()
 }
 
-/// How long after the end of a comparison that took so long the next one is due.
+/// How long after the end of a comparison that took so long the next one is due. Slow providers count as well, so there is
+/// an end to it.
 fn pause(every: Duration, took: Duration) -> Duration {
-    every.max(took.saturating_mul(REST_PER_WORK))
+    every.max(took.saturating_mul(REST_PER_WORK).min(every.saturating_mul(LONGEST_REST)))
 }
 
 fn resting() -> MutexGuard<'static, BTreeMap<String, Instant>> {

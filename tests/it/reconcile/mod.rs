@@ -136,7 +136,7 @@ async fn two_workers_compare_once_and_every_process_shows_the_result() {
     app.finish().await;
 }
 
-/// The next comparison, as soon as the last one is ten times as old as it took.
+/// The next comparison, as soon as nothing rests any more.
 async fn next(auditor: &billing::Auditor<'_>, ask_every: Duration) -> billing::Reconciliation {
     let wait = async {
         loop {
