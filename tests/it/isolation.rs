@@ -116,8 +116,11 @@ struct Table {
     columns: String,
 }
 
+/// A table of the catalogue: see [`Table`].
+type Row = (String, Option<String>, bool, i64, bool, Option<String>);
+
 async fn tables(app: &TestApp) -> Vec<Table> {
-    let rows: Vec<(String, Option<String>, bool, i64, bool, Option<String>)> = sqlx::query_as(
+    let rows: Vec<Row> = sqlx::query_as(
         "select c.relname::text,
              (select attname::text from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
                  and (a.attname = 'tenant_id' or c.relname = 'tenants' and a.attname = 'id')),
@@ -168,7 +171,7 @@ async fn holes(two: &Two) -> Vec<String> {
             None => "(select v.tenant_id from videos v where v.id = video_id)".to_owned(),
         };
         let mine = format!("select count(*) from {name} where {whose} = '{own}'");
-        let all_of_mine = number(&mut *two.app.pool().acquire().await.unwrap(), &mine).await;
+        let all_of_mine = number(&mut two.app.pool().acquire().await.unwrap(), &mine).await;
         name_tenant(&mut session, &own).await;
         let seen = number(&mut session, &format!("select count(*) from (select {columns} from {name}) seen")).await;
         if seen != all_of_mine {

@@ -140,9 +140,10 @@ pub struct TestApp {
     /// The text of the settings file, the same for processes of their own.
     pub settings: String,
     pub dir: tempfile::TempDir,
-    service: Option<Service>,
+    service: Option<Box<Service>>,
     store: Store,
-    config: Config,
+    /// Boxed with the service, because every test carries its app through all of its awaits.
+    config: Box<Config>,
     roles: Roles,
     provider: Option<MakeProvider>,
     children: Vec<ChildService>,
@@ -292,7 +293,7 @@ impl TestApp {
             http,
             dir,
             store,
-            config,
+            config: Box::new(config),
             back_off,
         };
         app.start_service().await;
@@ -309,14 +310,14 @@ impl TestApp {
                 registry
             });
             let parts = Parts { providers, ..Parts::default() };
-            self.service = Some(Service::start(&self.config, &self.store, self.roles, parts).await.unwrap());
+            self.service = Some(Box::new(Service::start(&self.config, &self.store, self.roles, parts).await.unwrap()));
         }
     }
 
     /// Has the roles inside the test take over other settings, as after a change of their file.
     pub fn reload(&mut self, settings: &str) {
         self.settings = settings.to_owned();
-        self.config = Config::from_sources(settings, variables(&self.db, self.wire.as_ref())).unwrap();
+        *self.config = Config::from_sources(settings, variables(&self.db, self.wire.as_ref())).unwrap();
         self.service.as_ref().expect("nothing runs").offer.take_over(&self.config).unwrap();
     }
 

@@ -21,9 +21,12 @@ use crate::app::{API, TestApp, TestSettings};
 const ROLES: &str = "worker,scheduler";
 const MODELS: [(&str, i64); 2] = [("sora-2", 61), ("veo-3.1", 595)];
 
+/// A word, a fault, on which create, how the video fails.
+type Fate = (&'static str, Option<Fault>, Option<u32>, Option<&'static str>);
+
 /// What happens to a video: the word in its prompt, the fault that the word stands for, on which of its creates, and how the
 /// video fails; `None`: it is made.
-const FATES: [(&str, Option<Fault>, Option<u32>, Option<&str>); 9] = [
+const FATES: [Fate; 9] = [
     ("calm", None, None, None),
     ("moderated", Some(Fault::JobModerated), None, Some("moderation")),
     ("refused", Some(Fault::ModerationAtSubmit), None, Some("moderation")),

@@ -70,6 +70,9 @@ impl Outcome {
     }
 }
 
+/// (tenant, source, batch, reason) -> (amount, videos, batch's place)
+type Refunds = BTreeMap<(String, usize, String, &'static str), (i128, i32, usize)>;
+
 /// A row of the ledger: act, tenant, source, batch, amount, before, after, videos.
 pub type Row = (&'static str, String, usize, Option<String>, i64, i64, i64, i32);
 
@@ -218,8 +221,7 @@ impl Model {
         if ends.iter().any(|end| again(end) || !seen.insert((end.batch, end.video))) {
             return Outcome::database("23505");
         }
-        // (tenant, source, batch, reason) -> (amount, videos, batch's place)
-        let mut acts: BTreeMap<(String, usize, String, &str), (i128, i32, usize)> = BTreeMap::new();
+        let mut acts = Refunds::new();
         let (mut covered, mut expected) = (0i128, 0i128);
         for (end, reason) in ends.iter().filter_map(|end| Some((end, end.failure?))) {
             let batch = &self.batches[end.batch];
@@ -255,7 +257,7 @@ impl Model {
     }
 
     /// What the database's own checks say of refunds.
-    fn refused(&self, acts: &BTreeMap<(String, usize, String, &str), (i128, i32, usize)>) -> Option<Outcome> {
+    fn refused(&self, acts: &Refunds) -> Option<Outcome> {
         let (mut wallets, mut holds) = (BTreeMap::new(), BTreeMap::new());
         for ((_, source, _, _), (amount, _, batch)) in acts {
             *wallets.entry((self.batches[*batch].tenant, *source)).or_insert(0i128) += amount;
