@@ -136,8 +136,7 @@ impl Service {
             }
             if roles.worker {
                 storage.probe().await?;
-                books::admit_workers(&engine, config).await?;
-                service.start_worker(config, engine, &offer, storage)?;
+                service.start_worker(config, (engine, storage), &offer, roles.api).await?;
             }
         }
         Ok(service)
@@ -178,7 +177,19 @@ impl Service {
         });
     }
 
-    fn start_worker(&mut self, config: &Config, engine: Database, offer: &Offer, storage: Storage) -> Result<()> {
+    /// A worker starts when the books allow it. A process that has `other_work` waits for that beside it; one that has none
+    /// is ended if they do not.
+    async fn start_worker(
+        &mut self,
+        config: &Config,
+        (engine, storage): (Database, Storage),
+        offer: &Offer,
+        other_work: bool,
+    ) -> Result<()> {
+        let (key, despite) = (CheckpointKey::new(&self.master), config.reconcile.start_despite_differences);
+        if !other_work {
+            books::admit_workers(&engine, (&storage, &key), despite).await?;
+        }
         let files = (config.engine.slots * FILES_PER_VIDEO + OTHER_FILES) as u64;
         if api::allow_files(files) < files {
             tracing::warn!(wanted = files, "the system allows fewer open files than all slots may need at once");
@@ -192,7 +203,7 @@ impl Service {
             references: References::new(&config.images, &offer.egress, storage.clone())?,
             storage,
             courier: Courier::new(client, (*self.master).clone()),
-            checkpoint_key: CheckpointKey::new(&self.master),
+            checkpoint_key: key,
             ears: Ears::default(),
             mailbox: Mailbox::open(engine.clone()),
             db: engine,
@@ -210,7 +221,13 @@ impl Service {
         };
         let settings = WorkerSettings::new(config, books::process_name());
         let stop = self.stop.clone();
-        self.roles.spawn(async move { Ok(worker::work(Arc::new(studio), settings, stop).await?) });
+        self.roles.spawn(async move {
+            let evidence = (&studio.storage, &studio.checkpoint_key);
+            if other_work && !books::await_admission(&studio.db, evidence, despite, &stop).await {
+                return Ok(());
+            }
+            Ok(worker::work(Arc::new(studio), settings, stop).await?)
+        });
         Ok(())
     }
 

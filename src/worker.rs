@@ -8,9 +8,10 @@ mod chain;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::billing::{self, Auditor};
+use crate::billing::{self, Auditor, Rest};
 use crate::callbacks;
 use crate::config::{Config, ReconcileConfig};
 use crate::engine::queue;
@@ -84,16 +85,11 @@ pub async fn work(
     settings: WorkerSettings,
     stop: CancellationToken,
 ) -> Result<(), WorkersStopped> {
-    let sweeper = tokio::spawn(sweep_regularly(studio.clone(), settings.sweep_every, stop.clone()));
-    let purger = tokio::spawn(purge_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_PURGE, stop.clone()));
-    let late =
-        tokio::spawn(look_late_regularly(studio.clone(), settings.sweep_every * SWEEPS_PER_LATE_LOOK, stop.clone()));
-    let books = (settings.name.clone(), settings.reconcile.clone());
-    let auditor = tokio::spawn(reconcile_regularly(studio.clone(), books, stop.clone()));
+    let mut beside = start_regular_work(&studio, &settings, &stop);
     // ends after everything else: the last jobs book too
     let worked_out = CancellationToken::new();
     let chainer = tokio::spawn(chain::chain_regularly(studio.clone(), worked_out.clone()));
-    let listener = tokio::spawn(callbacks::listen(studio.db.clone(), studio.ears.clone(), stop.clone()));
+    beside.spawn(callbacks::listen(studio.db.clone(), studio.ears.clone(), stop.clone()));
     let (generate, finalize, notify) = (studio.clone(), studio.clone(), studio.clone());
     let worked = Workers::new(studio.db.clone(), stop)
         .add(settings.slots(names::GENERATE, settings.video_slots), move |job| steps::generate(generate.clone(), job))
@@ -103,11 +99,7 @@ pub async fn work(
         .add(settings.slots(names::NOTIFY, settings.webhook_slots), move |job| steps::notify(notify.clone(), job))
         .run()
         .await;
-    sweeper.abort();
-    listener.abort();
-    purger.abort();
-    late.abort();
-    auditor.abort();
+    beside.abort_all();
     worked_out.cancel();
     if let Err(error) = chainer.await {
         tracing::error!(%error, "the chainer of the ledger panicked");
@@ -115,7 +107,41 @@ pub async fn work(
     worked
 }
 
-async fn sweep_regularly(studio: Arc<Studio>, every: Duration, stop: CancellationToken) {
+/// Whatever this process does beside its jobs; each at its own pace, and none waits for another.
+fn start_regular_work(studio: &Arc<Studio>, settings: &WorkerSettings, stop: &CancellationToken) -> JoinSet<()> {
+    let mut beside = JoinSet::new();
+    let every = settings.sweep_every;
+    let with = || (studio.clone(), stop.clone());
+    let (own, ended) = with();
+    beside.spawn(regularly(every, ended, move || {
+        let studio = own.clone();
+        async move { sweep(&studio).await }
+    }));
+    let (own, ended) = with();
+    beside.spawn(regularly(every * SWEEPS_PER_PURGE, ended.clone(), move || {
+        let (studio, stop) = (own.clone(), ended.clone());
+        async move { purge(&studio, &stop).await }
+    }));
+    let (own, ended) = with();
+    beside.spawn(regularly(every * SWEEPS_PER_LATE_LOOK, ended, move || {
+        let studio = own.clone();
+        async move { look_late(&studio).await }
+    }));
+    let (own, ended) = with();
+    let books = Arc::new((settings.name.clone(), Rest::default(), settings.reconcile.clone()));
+    beside.spawn(regularly(LOOK_AT_BOOKS.min(books.2.every), ended, move || {
+        let (studio, books) = (own.clone(), books.clone());
+        async move { reconcile(&studio, (&books.0, &books.1, &books.2)).await }
+    }));
+    beside
+}
+
+/// Does `work` at once and then every `every` until `stop`; what is under way then is ended by whoever waits for it.
+async fn regularly<Work, Done>(every: Duration, stop: CancellationToken, mut work: Work)
+where
+    Work: FnMut() -> Done,
+    Done: Future<Output = ()>,
+{
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -123,50 +149,26 @@ async fn sweep_regularly(studio: Arc<Studio>, every: Duration, stop: Cancellatio
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        if let Err(error) = steps::sweep(&studio.db).await {
-            tracing::warn!(%error, "the sweep failed; it comes again");
-        }
-        if let Err(error) = measure_queues(&studio).await {
-            tracing::debug!(%error, "the queues could not be measured");
-        }
+        work().await;
     }
 }
 
-async fn purge_regularly(studio: Arc<Studio>, every: Duration, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(every);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        purge_images(&studio, &stop).await;
-        loop {
-            match steps::purge(&studio.db, &studio.storage).await {
-                Ok(purged) if purged.more && !stop.is_cancelled() => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "the purge failed; it comes again");
-                    break;
-                }
-            }
-        }
+async fn sweep(studio: &Studio) {
+    if let Err(error) = steps::sweep(&studio.db).await {
+        tracing::warn!(%error, "the sweep failed; it comes again");
+    }
+    if let Err(error) = measure_queues(studio).await {
+        tracing::debug!(%error, "the queues could not be measured");
     }
 }
 
-async fn look_late_regularly(studio: Arc<Studio>, every: Duration, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(every);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn purge(studio: &Studio, stop: &CancellationToken) {
+    purge_images(studio, stop).await;
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        if let Err(error) = billing::book_missing_losses(&studio.db).await {
-            tracing::warn!(%error, "losses that nobody booked were not booked; it is tried again");
-        }
-        if let Err(error) = steps::look_late(&studio).await {
-            tracing::warn!(%error, "what was learned of ended attempts was not written; they are looked at again");
+        match steps::purge(&studio.db, &studio.storage).await {
+            Ok(purged) if purged.more && !stop.is_cancelled() => {}
+            Ok(_) => return,
+            Err(error) => return tracing::warn!(%error, "the purge failed; it comes again"),
         }
     }
 }
@@ -182,32 +184,28 @@ async fn purge_images(studio: &Studio, stop: &CancellationToken) {
     }
 }
 
+async fn look_late(studio: &Studio) {
+    if let Err(error) = billing::book_missing_losses(&studio.db).await {
+        tracing::warn!(%error, "losses that nobody booked were not booked; it is tried again");
+    }
+    if let Err(error) = steps::look_late(studio).await {
+        tracing::warn!(%error, "what was learned of ended attempts was not written; they are looked at again");
+    }
+}
+
 /// Compares the books when the cluster's next comparison is due; whatever differs is named in the log.
-async fn reconcile_regularly(studio: Arc<Studio>, (who, config): (String, ReconcileConfig), stop: CancellationToken) {
-    let mut tick = tokio::time::interval(LOOK_AT_BOOKS.min(config.every));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
+async fn reconcile(studio: &Studio, (who, rest, config): (&str, &Rest, &ReconcileConfig)) {
+    let providers = studio.providers.get();
+    let auditor = Auditor { db: &studio.db, storage: &studio.storage, providers: &providers, who, rest };
+    match auditor.when_due(config.every, config.ask_providers_every).await {
+        Ok(None) => {}
+        Ok(Some(found)) if found.is_clean() => {}
+        Ok(Some(found)) => {
+            let first = &found.differences[..found.differences.len().min(MOST_LOGGED)];
+            let kinds = found.kinds();
+            tracing::error!(sum = found.books.sum, ?kinds, ?first, "the books disagree: run `freezeframe reconcile`")
         }
-        let providers = studio.providers.get();
-        let auditor = Auditor { db: &studio.db, storage: &studio.storage, providers: &providers, who: &who };
-        match auditor.when_due(config.every, config.ask_providers_every).await {
-            Ok(None) => {}
-            Ok(Some(found)) if found.is_clean() => {}
-            Ok(Some(found)) => {
-                let first = &found.differences[..found.differences.len().min(MOST_LOGGED)];
-                let kinds = found.kinds();
-                tracing::error!(
-                    sum = found.books.sum,
-                    ?kinds,
-                    ?first,
-                    "the books disagree: run `freezeframe reconcile`"
-                )
-            }
-            Err(error) => tracing::warn!(%error, "the books could not be compared; it is tried again"),
-        }
+        Err(error) => tracing::warn!(%error, "the books could not be compared; it is tried again"),
     }
 }
 

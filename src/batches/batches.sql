@@ -1,5 +1,6 @@
 -- Batches of a tenant with counts and money of one moment.
--- $1 tenant, $2 one batch or null, $3 older than this batch or null, $4 status or null, $5 rows at the most.
+-- $1 tenant, $2 and $3 the range of ids, $4 status or null, $5 rows at the most. $3 itself is left out unless it is $2 too:
+-- then one batch is asked for. A range and no "or null", which a plan for every value would read all batches of the tenant for.
 select b.id as "id: BatchId", b.status as "status: BatchStatus", b.total,
     coalesce((select sum(l.waiting) from batch_lanes l where l.batch_id = b.id), 0)::integer as "waiting!",
     b.succeeded, b.failed, b.frozen_credits as "frozen: Credits",
@@ -11,7 +12,7 @@ from batches b
         select sum(charged) as charged, sum(refunded) as refunded, sum(held) as held
         from batch_holds where batch_id = b.id
     ) h on true
-where b.tenant_id = $1 and ($2::text is null or b.id = $2) and ($3::text is null or b.id < $3)
+where b.tenant_id = $1 and b.id >= $2 and b.id <= $3 and (b.id < $3 or b.id = $2)
     and ($4::batch_status is null or b.status = $4)
 order by b.id desc
 limit $5

@@ -8,6 +8,10 @@ use sqlx::PgConnection;
 use crate::domain::{BatchId, BatchStatus, Credits, FailureClass, TenantId, VideoId, VideoState};
 use crate::storage::{ImageKind, Retention, StoredImage};
 
+/// Below and above every id of a batch, in any collation.
+const FIRST_ID: &str = "";
+const LAST_ID: &str = "zzzz";
+
 /// A batch at one moment.
 #[derive(Clone, Debug)]
 pub struct BatchView {
@@ -97,8 +101,8 @@ pub async fn batch(
         BatchRow,
         "src/batches/batches.sql",
         tenant as TenantId,
-        Some(batch) as Option<BatchId>,
-        None::<BatchId> as Option<BatchId>,
+        batch.bare(),
+        batch.bare(),
         None::<BatchStatus> as Option<BatchStatus>,
         1,
     )
@@ -122,8 +126,8 @@ pub async fn batches(
         BatchRow,
         "src/batches/batches.sql",
         tenant as TenantId,
-        None::<BatchId> as Option<BatchId>,
-        before as Option<BatchId>,
+        FIRST_ID,
+        before.map_or_else(|| LAST_ID.to_owned(), BatchId::bare),
         status as Option<BatchStatus>,
         limit,
     )

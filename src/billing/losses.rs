@@ -23,10 +23,7 @@ pub async fn book_missing_losses(db: &Database) -> Result<usize, LedgerError> {
         tx.rollback().await?;
         return Ok(0);
     }
-    let batches: Vec<String> = losses.iter().map(|loss| loss.batch.bare()).collect();
-    sqlx::query!("select id from batches where id = any($1) order by id for update", &batches)
-        .fetch_all(&mut *tx)
-        .await?;
+    ledger::lock_batches(&mut tx, losses.iter().map(|loss| loss.batch).collect()).await?;
     let credits = ledger::book_losses(&mut tx, &losses).await?;
     db::commit("book missing losses", tx).await?;
     tracing::warn!(

@@ -12,10 +12,10 @@ mod onboarding;
 mod reconcile;
 
 pub use adjustment::{AdjustmentError, adjust};
-pub use evidence::{EvidenceError, Given, checkpoint, keep, verify};
+pub use evidence::{EvidenceError, Given, checkpoint, keep, note_restore, set_back, verify};
 pub use losses::book_missing_losses;
 pub use onboarding::{OnboardingError, onboard};
 pub use reconcile::{
     About, AccountCompared, Auditor, Compared, FileDepth, FilesCompared, JobsCompared, KINDS, LastRun, NotAdmitted,
-    ReconcileError, Reconciliation, Scope, about, admit_workers, last_run, reconcile,
+    ReconcileError, Reconciliation, Rest, Scope, about, admit_workers, last_run, reconcile,
 };

@@ -22,7 +22,7 @@ use sqlx::Executor as _;
 use crate::db::{Database, Tx};
 use crate::ledger::{self, Books, Difference, LedgerError};
 pub use admission::{NotAdmitted, admit_workers};
-pub use audit::{Auditor, Scope};
+pub use audit::{Auditor, Rest, Scope};
 pub use files::{FileDepth, FilesCompared};
 pub use jobs::{AccountCompared, JobsCompared};
 pub use kinds::{About, KINDS, about};

@@ -30,6 +30,16 @@ enum LedgerCommand {
     Verify(VerifyArgs),
     /// Print a signed checkpoint of the chain's end as a line of JSON, to be kept outside of the installation
     Checkpoint,
+    /// Note that the database was put back on purpose: checkpoints that it no longer agrees with count no more, and every
+    /// later verification tells so
+    Restored(RestoredArgs),
+}
+
+#[derive(Args)]
+struct RestoredArgs {
+    /// Why it was put back, for whoever audits it
+    #[arg(long)]
+    reason: String,
 }
 
 #[derive(Args)]
@@ -49,6 +59,7 @@ pub(super) async fn run(config: Config, args: LedgerArgs) -> Result<ExitCode> {
     let done = match args.command {
         LedgerCommand::Verify(args) => verify(&config, &db, &key, args).await,
         LedgerCommand::Checkpoint => checkpoint(&db, &key).await,
+        LedgerCommand::Restored(args) => restored(&config, &db, &key, &args.reason).await,
     };
     db.close().await;
     store.release().await?;
@@ -63,14 +74,32 @@ async fn checkpoint(db: &Database, key: &CheckpointKey) -> Result<(String, ExitC
     Ok((checkpoint.line(), ExitCode::SUCCESS))
 }
 
+async fn restored(config: &Config, db: &Database, key: &CheckpointKey, reason: &str) -> Result<(String, ExitCode)> {
+    anyhow::ensure!(!reason.trim().is_empty(), "--reason is empty: say why the database was put back");
+    let storage = open_storage(config)?;
+    let noted = billing::note_restore(db, &storage, key, reason.trim()).await?;
+    let found = billing::verify(db, &storage, key, &[]).await?;
+    let told = match noted {
+        Some(note) => format!("noted: the chain goes on anew behind row {}\n\n", amount(note.restored().seq())),
+        None => "nothing to note: every checkpoint agrees with the chain\n\n".to_owned(),
+    };
+    Ok((told + &report(&found), exit_code(&found)))
+}
+
+fn open_storage(config: &Config) -> Result<Storage> {
+    Storage::open(&config.storage, || store_clients(&Egress::new()))
+}
+
+fn exit_code(found: &Verification) -> ExitCode {
+    if found.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 async fn verify(config: &Config, db: &Database, key: &CheckpointKey, args: VerifyArgs) -> Result<(String, ExitCode)> {
     let mut given = Vec::new();
     for file in &args.checkpoints {
         given.extend(read(file)?);
     }
-    let storage = Storage::open(&config.storage, || store_clients(&Egress::new()))?;
-    let found = billing::verify(db, &storage, key, &given).await?;
-    let code = if found.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let found = billing::verify(db, &open_storage(config)?, key, &given).await?;
     let text = match args.json {
         true => {
             let mut object = json!(found);
@@ -79,7 +108,7 @@ async fn verify(config: &Config, db: &Database, key: &CheckpointKey, args: Verif
         }
         false => report(&found),
     };
-    Ok((text, code))
+    Ok((text, exit_code(&found)))
 }
 
 /// The checkpoints of a file, one in each line.
@@ -102,6 +131,18 @@ fn report(found: &Verification) -> String {
         0 => "no checkpoint to hold it against: a chain that was made anew or cut would not be noticed".to_owned(),
         some => format!("held against {}", count(some, "checkpoint")),
     });
+    for restored in &found.restores {
+        lines.push(format!(
+            "put back to row {} by {}: {}; {} no more",
+            amount(restored.after_row),
+            restored.noted_at,
+            output::plain(&restored.reason),
+            match restored.retired_checkpoints {
+                1 => "1 checkpoint counts".to_owned(),
+                some => format!("{} checkpoints count", entries(some as u64)),
+            }
+        ));
+    }
     if found.waiting.entries > 0 {
         let oldest = found.waiting.oldest_at.map_or(String::new(), |at| format!(", the oldest of {}", at.to_rfc3339()));
         lines.push(format!("{} not chained yet{oldest}: a worker does it", entries(found.waiting.entries)));

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::output::{self, Table, amount, count};
 use super::provider::actor;
-use crate::billing::{Auditor, FileDepth, JobsCompared, Reconciliation, Scope};
+use crate::billing::{Auditor, FileDepth, JobsCompared, Reconciliation, Rest, Scope};
 use crate::config::Config;
 use crate::providers::{Egress, Registry};
 use crate::service::{Store, store_clients};
@@ -79,7 +79,7 @@ pub(super) async fn run(config: Config, args: ReconcileArgs) -> Result<ExitCode>
     let store = Store::open(&config).await?;
     let db = store.connect("reconcile", 2, false).await?;
     let who = actor(None);
-    let auditor = Auditor { db: &db, storage: &storage, providers: &providers, who: &who };
+    let auditor = Auditor { db: &db, storage: &storage, providers: &providers, who: &who, rest: &Rest::default() };
     let found = auditor.on_command(&scope).await;
     db.close().await;
     store.release().await?;

@@ -6,12 +6,15 @@ use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 
 use crate::billing::{self, KINDS};
-use crate::config::Config;
 use crate::db::Database;
+use crate::ledger::chain::CheckpointKey;
 use crate::metrics;
+use crate::storage::Storage;
 
 /// How old the shown result may be beyond the cluster's last one.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Between two questions whether a worker may start.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Kinds that only a newer process knows.
 const OTHER: &str = "other";
 
@@ -25,9 +28,47 @@ pub(super) fn process_name() -> String {
 ///
 /// # Errors
 /// Why they may not, or the database's.
-pub(super) async fn admit_workers(db: &Database, config: &Config) -> Result<()> {
+pub(super) async fn admit_workers(
+    db: &Database,
+    (storage, key): (&Storage, &CheckpointKey),
+    despite: bool,
+) -> Result<()> {
     while billing::book_missing_losses(db).await? > 0 {}
-    Ok(billing::admit_workers(db, &process_name(), config.reconcile.start_despite_differences).await?)
+    let set_back = billing::set_back(db, storage, key).await?;
+    if let Some(seen) = &set_back {
+        tracing::error!(
+            row = seen.seq(),
+            at = seen.at(),
+            "the ledger is shorter than a checkpoint saw it: the database was put back. The books are compared before any \
+             worker starts; look at what providers made since (`freezeframe reconcile --providers`), and if it was put back \
+             on purpose, say so with `freezeframe ledger restored --reason ...`"
+        );
+    }
+    Ok(billing::admit_workers(db, &process_name(), (set_back.is_some(), despite)).await?)
+}
+
+/// Asks again and again, where the process has other work to do meanwhile. Returns whether workers may start; `false` at
+/// `stop`.
+pub(super) async fn await_admission(
+    db: &Database,
+    evidence: (&Storage, &CheckpointKey),
+    despite: bool,
+    stop: &CancellationToken,
+) -> bool {
+    loop {
+        match admit_workers(db, evidence, despite).await {
+            Ok(()) => return true,
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                again_after = ?ASK_AGAIN,
+                "no worker starts in this process; requests are served, and batches wait"
+            ),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+        }
+    }
 }
 
 /// Keeps the gauges of the books at the cluster's last comparison until `stop`.

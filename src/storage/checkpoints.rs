@@ -1,8 +1,8 @@
-//! Small texts that are kept outside of the database on purpose: checkpoints of the ledger.
+//! Small texts that are kept outside of the database on purpose: checkpoints of the ledger, and notes of restores.
 //!
-//! Always holds: all of them lie below `ledger/checkpoints/`, away from customers' files, whose keys begin with an id; a
-//! name has the row and a part of the hash, so that a chain that was made anew does not overwrite what was seen of the old
-//! one. Refuses: to know what they say, to read a text longer than one can be.
+//! Always holds: all of them lie below `ledger/`, away from customers' files, whose keys begin with an id; a name has the row
+//! and a part of the hash, so that a chain that was made anew does not overwrite what was seen of the old one.
+//! Refuses: to know what they say, to read a text longer than one can be.
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
@@ -10,39 +10,63 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _, PutPayload};
 
 use super::{ObjectKey, ReadError, Storage};
 
-const PREFIX: [&str; 2] = ["ledger", "checkpoints"];
+const ROOM: &str = "ledger";
 /// The longest that is read.
-const MAX_BYTES: u64 = 4096;
+const MAX_BYTES: u64 = 8192;
 /// Requests under way at a time.
 const AT_ONCE: usize = 16;
 /// Digits of the hash in a name.
 const HASH_DIGITS: usize = 16;
 
+/// What such a text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    Checkpoint,
+    Restore,
+}
+
+impl Evidence {
+    const fn folder(self) -> &'static str {
+        match self {
+            Evidence::Checkpoint => "checkpoints",
+            Evidence::Restore => "restores",
+        }
+    }
+
+    fn prefix(self) -> Path {
+        Path::from_iter([ROOM, self.folder()])
+    }
+}
+
 impl ObjectKey {
-    /// `ledger/checkpoints/ROW-HASH.json`; keys of later rows sort behind those of earlier ones.
-    pub fn checkpoint(seq: i64, hash: &str) -> ObjectKey {
+    /// `ledger/KIND/ROW-HASH.json`; keys of later rows sort behind those of earlier ones.
+    pub fn evidence(kind: Evidence, seq: i64, hash: &str) -> ObjectKey {
         let hash: String = hash.chars().filter(char::is_ascii_hexdigit).take(HASH_DIGITS).collect();
-        let [room, kind] = PREFIX.map(str::to_owned);
-        ObjectKey(Path::from_iter([room, kind, format!("{seq:020}-{hash}.json")]))
+        ObjectKey(Path::from_iter([ROOM, kind.folder(), &format!("{seq:020}-{hash}.json")]))
+    }
+
+    /// The row in such a key.
+    pub fn evidence_row(&self) -> Option<i64> {
+        self.0.filename()?.split_once('-')?.0.parse().ok()
     }
 }
 
 impl Storage {
-    /// Keeps a checkpoint; durable when it answers.
+    /// Keeps a text; durable when it answers.
     ///
     /// # Errors
     /// [`ReadError::Store`].
-    pub async fn put_checkpoint(&self, key: &ObjectKey, text: String) -> Result<(), ReadError> {
+    pub async fn put_evidence(&self, key: &ObjectKey, text: String) -> Result<(), ReadError> {
         let put = self.hasty.put(&key.0, PutPayload::from(text.into_bytes())).await;
         put.map(|_| ()).map_err(|source| ReadError::new(key, source))
     }
 
-    /// The keys of all checkpoints, the earliest rows first.
+    /// The keys of all texts of a kind, the earliest rows first.
     ///
     /// # Errors
     /// [`ReadError::Store`].
-    pub async fn checkpoints(&self) -> Result<Vec<ObjectKey>, ReadError> {
-        let prefix = Path::from_iter(PREFIX);
+    pub async fn evidence(&self, kind: Evidence) -> Result<Vec<ObjectKey>, ReadError> {
+        let prefix = kind.prefix();
         let listed: Result<Vec<ObjectKey>, _> =
             self.hasty.list(Some(&prefix)).map_ok(|object| ObjectKey(object.location)).try_collect().await;
         let mut keys = listed.map_err(|source| ReadError::new(&ObjectKey(prefix), source))?;
@@ -50,13 +74,12 @@ impl Storage {
         Ok(keys)
     }
 
-    /// The texts of all checkpoints with their keys; what is too long or no text is empty. One that goes away meanwhile is
-    /// left out.
+    /// Some of those texts with their keys; what is too long or no text is empty. One that goes away meanwhile is left out.
     ///
     /// # Errors
     /// [`ReadError::Store`].
-    pub async fn read_checkpoints(&self) -> Result<Vec<(ObjectKey, String)>, ReadError> {
-        let reads = stream::iter(self.checkpoints().await?).map(async |key| match self.read_checkpoint(&key).await {
+    pub async fn read_evidence(&self, keys: Vec<ObjectKey>) -> Result<Vec<(ObjectKey, String)>, ReadError> {
+        let reads = stream::iter(keys).map(async |key| match self.read_text(&key).await {
             Ok(text) => Ok(Some((key, text))),
             Err(ReadError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -65,7 +88,7 @@ impl Storage {
         Ok(read.into_iter().flatten().collect())
     }
 
-    async fn read_checkpoint(&self, key: &ObjectKey) -> Result<String, ReadError> {
+    async fn read_text(&self, key: &ObjectKey) -> Result<String, ReadError> {
         let failed = |source| ReadError::new(key, source);
         let found = self.hasty.get(&key.0).await.map_err(failed)?;
         if found.meta.size > MAX_BYTES {
@@ -78,7 +101,7 @@ impl Storage {
 
 #[cfg(test)]
 mod tests {
-    use crate::storage::{ObjectKey, Storage};
+    use crate::storage::{Evidence, ObjectKey, Storage};
 
     #[tokio::test]
     async fn checkpoints_are_kept_apart_and_listed_by_row() {
@@ -90,18 +113,23 @@ mod tests {
         .unwrap();
         let local = Storage::open(&config.storage, || unreachable!()).unwrap();
         for storage in [Storage::in_memory(), local] {
-            assert_eq!(storage.checkpoints().await.unwrap(), vec![]);
+            assert_eq!(storage.evidence(Evidence::Checkpoint).await.unwrap(), vec![]);
             for (seq, hash, text) in
-                [(1_000, "ab", "later"), (9, "cd", "first"), (1_000, "aa", "x".repeat(5000).as_str())]
+                [(1_000, "ab", "later"), (9, "cd", "first"), (1_000, "aa", "x".repeat(9000).as_str())]
             {
-                storage.put_checkpoint(&ObjectKey::checkpoint(seq, &hash.repeat(32)), text.to_owned()).await.unwrap();
+                let key = ObjectKey::evidence(Evidence::Checkpoint, seq, &hash.repeat(32));
+                storage.put_evidence(&key, text.to_owned()).await.unwrap();
             }
-            let read = storage.read_checkpoints().await.unwrap();
+            let restore = ObjectKey::evidence(Evidence::Restore, 9, &"cd".repeat(32));
+            storage.put_evidence(&restore, "a note".to_owned()).await.unwrap();
+            let keys = storage.evidence(Evidence::Checkpoint).await.unwrap();
+            let read = storage.read_evidence(keys).await.unwrap();
             let read: Vec<(String, &str)> = read.iter().map(|(key, text)| (key.to_string(), text.as_str())).collect();
             let name = |seq: i64, hash: &str| format!("ledger/checkpoints/{seq:020}-{}.json", hash.repeat(8));
             assert_eq!(read, [(name(9, "cd"), "first"), (name(1_000, "aa"), ""), (name(1_000, "ab"), "later")]);
-            storage.delete(&ObjectKey::checkpoint(9, &"cd".repeat(32))).await.unwrap();
-            assert_eq!(storage.checkpoints().await.unwrap().len(), 2);
+            storage.delete(&ObjectKey::evidence(Evidence::Checkpoint, 9, &"cd".repeat(32))).await.unwrap();
+            assert_eq!(storage.evidence(Evidence::Checkpoint).await.unwrap().len(), 2);
+            assert_eq!(storage.evidence(Evidence::Restore).await.unwrap(), [restore]);
         }
     }
 }

@@ -41,6 +41,7 @@ mod retention;
 #[cfg(test)]
 mod tests;
 
+pub use checkpoints::Evidence;
 pub use image::{ImageError, ImageKind, MAX_IMAGE_BYTES, StoredImage};
 pub use links::{LinkError, LinkSigner, Linked, SignedLink};
 pub use mp4_check::NotAVideo;

@@ -297,9 +297,9 @@ async fn every_way_to_rewrite_the_books_is_named() {
         if chained_after {
             chain::extend(&mut conn, &Progress::default(), 2_000).await.unwrap().unwrap();
         }
-        let found = chain::verify(&mut conn, &[]).await.unwrap();
+        let found = chain::verify(&mut conn, &[], &[]).await.unwrap();
         assert_eq!(named(&found), expected, "{name}: {found:#?}");
-        let found = chain::verify(&mut conn, &checkpoints).await.unwrap();
+        let found = chain::verify(&mut conn, &checkpoints, &[]).await.unwrap();
         assert_eq!(named(&found), with_checkpoints.unwrap_or(expected), "{name}, with checkpoints: {found:#?}");
         assert!(!found.is_clean(), "{name}");
         run(&mut conn, "rollback").await;
@@ -316,7 +316,7 @@ async fn a_chain_made_anew_is_told_from_the_last_checkpoint_that_agrees() {
     run(&mut conn, TRIGGERS_OFF).await;
     run(&mut conn, "update credit_ledger set actor = 'me' where id = 5; delete from ledger_chain where seq >= 5").await;
     chain::extend(&mut conn, &Progress::default(), 2_000).await.unwrap().unwrap();
-    let found = chain::verify(&mut conn, &checkpoints).await.unwrap();
+    let found = chain::verify(&mut conn, &checkpoints, &[]).await.unwrap();
     let detail = &found.findings[0].detail;
     assert!(detail.contains("the first of them between 4 and 12"), "{detail}");
     run(&mut conn, "rollback").await;
@@ -337,7 +337,7 @@ async fn findings_are_bounded_and_the_first_bad_row_is_the_first_of_them() {
     run(&mut conn, "begin").await;
     run(&mut conn, TRIGGERS_OFF).await;
     run(&mut conn, "update credit_ledger set reason = 'another' where id > 2").await;
-    let found = chain::verify(&mut conn, &[]).await.unwrap();
+    let found = chain::verify(&mut conn, &[], &[]).await.unwrap();
     assert_eq!((found.chained, found.findings.len(), found.unlisted), (5_001, 100, 4_899));
     assert_eq!(named(&found)[0], (Fault::EntryEdited, Some(3), Some(3)));
     run(&mut conn, "rollback").await;
@@ -593,5 +593,60 @@ async fn the_program_chains_keeps_checkpoints_and_names_the_first_bad_row() {
     assert_eq!(refused.status.code(), Some(1));
     let found: Value = serde_json::from_slice(&refused.stdout).unwrap();
     assert_eq!(found["findings"][0]["fault"], json!("differs_from_checkpoint"), "{found}");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_put_back_is_seen_at_the_start_and_clean_again_once_somebody_says_why() {
+    let mut app = TestApp::start(TestSettings::default()).await;
+    let customer = app.customer(1_000).await;
+    let all_chained = "select (select count(*) from credit_ledger) - (select count(*) from ledger_chain)";
+    let id = customer.order(&json!({"items": [item("a calm sea")]})).await;
+    app.finished_batch(&customer, &id).await;
+    app.until("everything is chained", async || app.count(all_chained).await == 0).await;
+    app.stop_service().await;
+    let kept = app.count("select count(*) from ledger_chain").await;
+
+    // as a snapshot of the disk would: what the last checkpoint saw is gone, and nobody says that anything happened
+    let cut = |from: i64| {
+        format!(
+            "alter table ledger_chain disable trigger user; delete from ledger_chain where seq >= {from};
+             alter table ledger_chain enable trigger user"
+        )
+    };
+    app.pool().execute(AssertSqlSafe(cut(kept))).await.unwrap();
+    let starts = "select count(*) from reconciliations where occasion = 'start'";
+    assert_eq!(app.count(starts).await, 1);
+    app.start_service().await;
+    app.until("the books were compared before work goes on", async || app.count(starts).await == 2).await;
+    app.until("the rest is chained anew", async || app.count(all_chained).await == 0).await;
+    app.stop_service().await;
+    let found: Value = serde_json::from_slice(&app.command(&["ledger", "verify", "--json"]).await.stdout).unwrap();
+    assert_eq!(found["findings"][0]["fault"], json!("differs_from_checkpoint"), "{found}");
+
+    let refused = app.command(&["ledger", "restored", "--reason", " "]).await;
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--reason is empty"));
+    let told = app.output(&["ledger", "restored", "--reason", "the disk of the 3rd was lost"]).await;
+    for part in ["noted: the chain goes on anew behind row", "the disk of the 3rd was lost", "clean: nothing"] {
+        assert!(told.contains(part), "{part:?} is missing in {told}");
+    }
+    let again = app.output(&["ledger", "restored", "--reason", "once more"]).await;
+    assert!(again.contains("nothing to note"), "{again}");
+
+    // the note hides nothing that is done later
+    app.start_service().await;
+    let customer = app.here(&customer);
+    let id = customer.order(&json!({"items": [item("a red fox")]})).await;
+    app.finished_batch(&customer, &id).await;
+    app.until("that is chained", async || app.count(all_chained).await == 0).await;
+    app.stop_service().await;
+    assert_eq!(app.count(starts).await, 2, "nothing to compare at this start");
+    let verified: Value = serde_json::from_str(&app.output(&["ledger", "verify", "--json"]).await).unwrap();
+    assert_eq!((&verified["clean"], verified["restores"].as_array().map(Vec::len)), (&json!(true), Some(1)));
+    let end = app.count("select max(seq) from ledger_chain").await;
+    app.pool().execute(AssertSqlSafe(cut(end))).await.unwrap();
+    let found: Value = serde_json::from_slice(&app.command(&["ledger", "verify", "--json"]).await.stdout).unwrap();
+    assert_eq!(found["findings"][0]["fault"], json!("shorter_than_checkpoint"), "{found}");
+    app.start_service().await;
     app.finish().await;
 }

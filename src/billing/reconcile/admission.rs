@@ -1,7 +1,7 @@
 //! Whether workers may start: on a database that was restored, or moved, or never compared, only after its books were.
 //!
-//! Always holds: an incarnation of the database is compared once before the first worker; whoever starts meanwhile waits for
-//! that. Differences of money keep workers away; others are told and mended while they work. Where the settings let
+//! Always holds: an incarnation of the database is compared once before the first worker, and before every worker while it is
+//! known to be older than what was seen of it; whoever starts meanwhile waits for that. Differences of money keep workers away; others are told and mended while they work. Where the settings let
 //! workers start despite differences, a comparison that fails keeps nobody away either.
 
 use std::time::Instant;
@@ -32,24 +32,24 @@ impl From<sqlx::Error> for NotAdmitted {
     }
 }
 
-/// Compares the books unless this incarnation of the database was compared before.
+/// Compares the books unless this incarnation of the database was compared before, and always if it was set back in place.
 ///
 /// # Errors
 /// [`NotAdmitted`]: differences of money, or a comparison that failed, unless `despite` them; or the database's.
-pub async fn admit_workers(db: &Database, who: &str, despite: bool) -> Result<(), NotAdmitted> {
-    if record::is_admitted(db).await? {
+pub async fn admit_workers(db: &Database, who: &str, (set_back, despite): (bool, bool)) -> Result<(), NotAdmitted> {
+    if !set_back && record::is_admitted(db).await? {
         return Ok(());
     }
     // the lock goes with this connection
     let mut lock = db.engine_connection().await?;
     audit::wait_for_lock(&mut lock).await?;
-    let admitted = compare(db, who, despite).await;
+    let admitted = compare(db, who, (set_back, despite)).await;
     lock.close().await?;
     admitted
 }
 
-async fn compare(db: &Database, who: &str, despite: bool) -> Result<(), NotAdmitted> {
-    if record::is_admitted(db).await? {
+async fn compare(db: &Database, who: &str, (set_back, despite): (bool, bool)) -> Result<(), NotAdmitted> {
+    if !set_back && record::is_admitted(db).await? {
         return Ok(());
     }
     let began = Instant::now();

@@ -5,8 +5,8 @@
 //! comparison goes on in the files where the one before it stopped, looks again at every file that was wrong, and
 //! repeats what it last knew of the providers until they answer again.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -29,9 +29,20 @@ const REST_PER_WORK: u32 = 10;
 /// How many times the ordinary interval that may become.
 const LONGEST_REST: u32 = 12;
 
-/// Until when this process leaves a database alone whose comparison failed: nothing is stored of that one, so it would
-/// be due at once. By name, and not in the auditor, which is made anew for every look.
-static RESTING: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+/// Until when a process makes no comparison after one that failed: nothing is stored of that one, so it would be due at
+/// once. Whoever makes auditors keeps it between them.
+#[derive(Debug, Default)]
+pub struct Rest(Mutex<Option<Instant>>);
+
+impl Rest {
+    fn is_on(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    }
+
+    fn take(&self, pause: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
+    }
+}
 
 /// Who compares, and with what.
 pub struct Auditor<'a> {
@@ -40,6 +51,7 @@ pub struct Auditor<'a> {
     pub providers: &'a Registry,
     /// The name of this process.
     pub who: &'a str,
+    pub rest: &'a Rest,
 }
 
 /// What a person asks for beside the database.
@@ -71,7 +83,7 @@ impl Auditor<'_> {
         every: Duration,
         ask_every: Duration,
     ) -> Result<Option<Reconciliation>, ReconcileError> {
-        if rests(self.db) {
+        if self.rest.is_on() {
             return Ok(None);
         }
         // the lock goes with this connection
@@ -97,7 +109,7 @@ impl Auditor<'_> {
         let began = Instant::now();
         let found = self.regular(before.as_ref(), (asked, ask)).await;
         if found.is_err() {
-            rest(self.db, pause(every, began.elapsed()));
+            self.rest.take(pause(every, began.elapsed()));
         }
         found.map(Some)
     }
@@ -197,22 +209,6 @@ fn keep_of_unavailable(found: &mut Reconciliation, known: Vec<Difference>) -> bo
 /// an end to it.
 fn pause(every: Duration, took: Duration) -> Duration {
     every.max(took.saturating_mul(REST_PER_WORK).min(every.saturating_mul(LONGEST_REST)))
-}
-
-fn resting() -> MutexGuard<'static, BTreeMap<String, Instant>> {
-    RESTING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn name(db: &Database) -> String {
-    db.connect_options().get_database().unwrap_or_default().to_owned()
-}
-
-fn rests(db: &Database) -> bool {
-    resting().get(&name(db)).is_some_and(|until| Instant::now() < *until)
-}
-
-fn rest(db: &Database, pause: Duration) {
-    resting().insert(name(db), Instant::now() + pause);
 }
 
 async fn try_lock(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {

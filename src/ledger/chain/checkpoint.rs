@@ -1,5 +1,8 @@
 //! Checkpoints: what the chain was at one moment, signed, to be kept where nobody who rewrites the database can reach it.
 //!
+//! A database that was put back on purpose is shorter than its checkpoints, and goes on differently: a [`RestoreNote`] says
+//! from which row on, why, and when; checkpoints of later rows that were made before it count no more.
+//!
 //! Always holds: a checkpoint pins every entry that was chained before it, since its hash follows from all of them; it was
 //! made by a holder of the master key (HMAC-SHA-256 under a key for this purpose alone). `seq` is the number of entries too:
 //! the chain counts from 1 without a gap.
@@ -13,14 +16,20 @@ use crate::domain::{MasterKey, SigningKey};
 
 const VERSION: u32 = 1;
 const PURPOSE: &str = "ledger checkpoint";
+const RESTORE_PURPOSE: &str = "ledger restore";
+/// The longest reason of a restore, so that a note stays small enough to be read.
+const MOST_REASON: usize = 1_000;
 
-/// Signs checkpoints and knows them again.
+/// Signs checkpoints and restores, and knows them again.
 #[derive(Clone, Debug)]
-pub struct CheckpointKey(SigningKey);
+pub struct CheckpointKey {
+    checkpoints: SigningKey,
+    restores: SigningKey,
+}
 
 impl CheckpointKey {
     pub fn new(master: &MasterKey) -> CheckpointKey {
-        CheckpointKey(master.signing_key(PURPOSE))
+        CheckpointKey { checkpoints: master.signing_key(PURPOSE), restores: master.signing_key(RESTORE_PURPOSE) }
     }
 }
 
@@ -49,7 +58,7 @@ impl Checkpoint {
     /// A checkpoint of the chain's end `head`, seen at `at`.
     pub fn sign(key: &CheckpointKey, head: Head, at: DateTime<Utc>) -> Checkpoint {
         let at = at.to_rfc3339_opts(SecondsFormat::Micros, true);
-        let mac = key.0.sign(message(VERSION, head.seq, &head.hash, &at).as_bytes());
+        let mac = key.checkpoints.sign(message(VERSION, head.seq, &head.hash, &at).as_bytes());
         Checkpoint { version: VERSION, seq: head.seq, hash: head.hash, at, mac: mac.into() }
     }
 
@@ -63,7 +72,7 @@ impl Checkpoint {
             return Err(InvalidCheckpoint::Version(found.version));
         }
         let signed = message(found.version, found.seq, &found.hash, &found.at);
-        match key.0.verify(signed.as_bytes(), found.mac.bytes()) {
+        match key.checkpoints.verify(signed.as_bytes(), found.mac.bytes()) {
             true => Ok(found),
             false => Err(InvalidCheckpoint::Forged),
         }
@@ -88,6 +97,67 @@ impl Checkpoint {
     }
 }
 
+/// A signed statement that the database was put back on purpose. Written as one JSON object in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreNote {
+    /// The last row that counts as from before the restore, seen when the note was made.
+    restored: Checkpoint,
+    reason: String,
+    mac: ChainHash,
+}
+
+impl RestoreNote {
+    /// Notes at `at` that the chain goes on anew behind `head`.
+    pub fn sign(key: &CheckpointKey, head: Head, reason: &str, at: DateTime<Utc>) -> RestoreNote {
+        let restored = Checkpoint::sign(key, head, at);
+        let reason: String = reason.chars().take(MOST_REASON).collect();
+        let mac = key.restores.sign(restore_message(&restored, &reason).as_bytes()).into();
+        RestoreNote { restored, reason, mac }
+    }
+
+    /// Reads a note and checks its signatures.
+    ///
+    /// # Errors
+    /// [`InvalidCheckpoint`].
+    pub fn read(key: &CheckpointKey, text: &str) -> Result<RestoreNote, InvalidCheckpoint> {
+        let found: RestoreNote = serde_json::from_str(text)?;
+        Checkpoint::read(key, &found.restored.line())?;
+        match key.restores.verify(restore_message(&found.restored, &found.reason).as_bytes(), found.mac.bytes()) {
+            true => Ok(found),
+            false => Err(InvalidCheckpoint::Forged),
+        }
+    }
+
+    /// The line that [`RestoreNote::read`] reads.
+    pub fn line(&self) -> String {
+        json!(self).to_string()
+    }
+
+    /// What it pins itself: the chain up to the restore.
+    pub fn restored(&self) -> &Checkpoint {
+        &self.restored
+    }
+
+    /// Another with every note.
+    pub fn mac(&self) -> ChainHash {
+        self.mac
+    }
+
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether a checkpoint counts no more: it is of a later row and was made before. Times of both are written alike, so
+    /// they compare as texts.
+    pub fn retires(&self, checkpoint: &Checkpoint) -> bool {
+        checkpoint.seq > self.restored.seq && checkpoint.at <= self.restored.at
+    }
+}
+
+fn restore_message(restored: &Checkpoint, reason: &str) -> String {
+    format!("{} {reason}", restored.line())
+}
+
 fn message(version: u32, seq: i64, hash: &ChainHash, at: &str) -> String {
     format!("{version} {seq} {hash} {at}")
 }
@@ -96,7 +166,7 @@ fn message(version: u32, seq: i64, hash: &ChainHash, at: &str) -> String {
 mod tests {
     use chrono::DateTime;
 
-    use super::{Checkpoint, CheckpointKey, InvalidCheckpoint};
+    use super::{Checkpoint, CheckpointKey, InvalidCheckpoint, RestoreNote};
     use crate::domain::MasterKey;
     use crate::ledger::chain::Head;
 
@@ -117,5 +187,28 @@ mod tests {
         assert!(matches!(Checkpoint::read(&key("1"), "{}"), Err(InvalidCheckpoint::Unreadable(_))));
         let newer = line.replacen("\"version\":1", "\"version\":2", 1);
         assert!(matches!(Checkpoint::read(&key("1"), &newer), Err(InvalidCheckpoint::Version(2))));
+    }
+    #[test]
+    fn a_restore_retires_earlier_checkpoints_of_later_rows_and_a_changed_note_is_forged() {
+        let key = CheckpointKey::new(&MasterKey::from_hex(&"1".repeat(64)).unwrap());
+        let seen = |seq: i64, secs: i64| {
+            let head = Head { seq, hash: "ab".repeat(32).parse().unwrap() };
+            Checkpoint::sign(&key, head, DateTime::from_timestamp(secs, 0).unwrap())
+        };
+        let head = Head { seq: 10, hash: "ab".repeat(32).parse().unwrap() };
+        let line = RestoreNote::sign(&key, head, "disk lost", DateTime::from_timestamp(100, 0).unwrap()).line();
+        let note = RestoreNote::read(&key, &line).unwrap();
+        assert_eq!((note.reason(), note.restored().seq()), ("disk lost", 10));
+        let retired = [(11, 99), (11, 100), (11, 101), (10, 50)].map(|(seq, secs)| note.retires(&seen(seq, secs)));
+        assert_eq!(retired, [true, true, false, false]);
+        for (text, other) in [("disk", "Disk"), ("\"seq\":10", "\"seq\":9"), ("1970", "1980")] {
+            let changed = line.replacen(text, other, 1);
+            assert_ne!(changed, line);
+            assert!(matches!(RestoreNote::read(&key, &changed), Err(InvalidCheckpoint::Forged)), "{changed}");
+        }
+        // a checkpoint's signature is none of a note
+        let checkpoint = seen(10, 100);
+        let made = serde_json::json!({"restored": checkpoint, "reason": "", "mac": checkpoint.mac}).to_string();
+        assert!(matches!(RestoreNote::read(&key, &made), Err(InvalidCheckpoint::Forged)));
     }
 }

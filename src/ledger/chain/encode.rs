@@ -50,7 +50,7 @@ pub const COLUMNS: [&str; 17] = [
 pub struct ChainHash([u8; 32]);
 
 /// What stands in place of a hash before the first one.
-pub(super) const GENESIS: ChainHash = ChainHash(*b"freezeframe ledger chain genesis");
+pub const GENESIS: ChainHash = ChainHash(*b"freezeframe ledger chain genesis");
 
 /// Text that is no hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

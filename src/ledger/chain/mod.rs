@@ -16,12 +16,12 @@ mod walk;
 use sqlx::PgConnection;
 
 use super::LedgerError;
-use encode::{GENESIS, Link, Moment, Row, Word, hash};
+use encode::{Link, Moment, Row, Word, hash};
 
-pub use checkpoint::{Checkpoint, CheckpointKey, InvalidCheckpoint};
-pub use encode::{COLUMNS, ChainHash, InvalidHash};
+pub use checkpoint::{Checkpoint, CheckpointKey, InvalidCheckpoint, RestoreNote};
+pub use encode::{COLUMNS, ChainHash, GENESIS, InvalidHash};
 pub use finding::{Fault, Finding};
-pub use verify::{Verification, Waiting, verify};
+pub use verify::{Restored, Verification, Waiting, verify};
 pub use walk::LIFETIME_MINUTES;
 
 /// The last row of the chain.
@@ -168,6 +168,15 @@ async fn last(conn: &mut PgConnection) -> Result<Option<Stored>, LedgerError> {
 /// The database's.
 pub async fn head(conn: &mut PgConnection) -> Result<Option<Head>, LedgerError> {
     Ok(last(conn).await?.map(|last| Head { seq: last.seq, hash: last.hash }))
+}
+
+/// A row of the chain; `None` where there is none.
+///
+/// # Errors
+/// The database's.
+pub async fn row(conn: &mut PgConnection, seq: i64) -> Result<Option<Head>, LedgerError> {
+    let hash = sqlx::query_scalar!(r#"select hash as "hash: ChainHash" from ledger_chain where seq = $1"#, seq);
+    Ok(hash.fetch_optional(conn).await?.map(|hash| Head { seq, hash }))
 }
 
 async fn newest(conn: &mut PgConnection) -> Result<i64, LedgerError> {

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 
 use super::finding::{Fault, Finding, MOST};
 use super::walk::{LIFETIME, Walk};
-use super::{ChainHash, Checkpoint, Head, LedgerError, Moment, Row, Stored, Word};
+use super::{ChainHash, Checkpoint, Head, LedgerError, Moment, RestoreNote, Row, Stored, Word};
 
 /// Rows of one page. A row may name hundreds of videos.
 const PAGE: i64 = 2_000;
@@ -25,8 +25,10 @@ pub struct Verification {
     pub chained: u64,
     /// The hash at its end.
     pub head: Option<ChainHash>,
-    /// Checkpoints that it was held against.
+    /// Checkpoints that it was held against; a noted restore is one.
     pub checkpoints: usize,
+    /// Restores that were noted; nobody puts a database back unseen.
+    pub restores: Vec<Restored>,
     pub waiting: Waiting,
     /// The first bad row first.
     pub findings: Vec<Finding>,
@@ -38,6 +40,16 @@ impl Verification {
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty() && self.unlisted == 0
     }
+}
+
+/// A noted restore, and what it took out of the comparison.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    /// The last row from before.
+    pub after_row: i64,
+    pub noted_at: String,
+    pub reason: String,
+    pub retired_checkpoints: usize,
 }
 
 /// Entries that the chainer has not come to yet.
@@ -54,13 +66,19 @@ struct Stray {
     why: String,
 }
 
-/// Holds the ledger against the chain and the chain against `checkpoints`, which must have been read before the transaction
-/// began: a later one may know rows that this snapshot does not.
+/// Holds the ledger against the chain and the chain against `checkpoints` but those that a restore retired. All of them must
+/// have been read before the transaction began: a later one may know rows that this snapshot does not.
 ///
 /// # Errors
 /// The database's.
-pub async fn verify(conn: &mut PgConnection, checkpoints: &[Checkpoint]) -> Result<Verification, LedgerError> {
-    let mut walk = Walk::new(checkpoints);
+pub async fn verify(
+    conn: &mut PgConnection,
+    checkpoints: &[Checkpoint],
+    restores: &[RestoreNote],
+) -> Result<Verification, LedgerError> {
+    let (counting, restored) = retire(checkpoints, restores);
+    let held_against = counting.len();
+    let mut walk = Walk::new(counting);
     let mut after = i64::MIN;
     loop {
         let links = links(conn, after).await?;
@@ -78,11 +96,30 @@ pub async fn verify(conn: &mut PgConnection, checkpoints: &[Checkpoint]) -> Resu
     Ok(Verification {
         chained: walk.rows,
         head: head.map(|head| head.hash),
-        checkpoints: checkpoints.len(),
+        checkpoints: held_against,
+        restores: restored,
         waiting,
         findings,
         unlisted,
     })
+}
+
+/// The checkpoints that still count, and what each restore took away.
+fn retire<'a>(checkpoints: &'a [Checkpoint], restores: &'a [RestoreNote]) -> (Vec<&'a Checkpoint>, Vec<Restored>) {
+    // a note pins the rows before it, until one of an earlier row takes its place
+    let mut counting: Vec<&Checkpoint> = checkpoints.iter().chain(restores.iter().map(RestoreNote::restored)).collect();
+    let told = restores.iter().map(|note| {
+        let before = counting.len();
+        counting.retain(|checkpoint| !note.retires(checkpoint));
+        Restored {
+            after_row: note.restored().seq(),
+            noted_at: note.restored().at().to_owned(),
+            reason: note.reason().to_owned(),
+            retired_checkpoints: before - counting.len(),
+        }
+    });
+    let told = told.collect();
+    (counting, told)
 }
 
 async fn links(conn: &mut PgConnection, after: i64) -> Result<Vec<Stored>, LedgerError> {

@@ -32,9 +32,10 @@ pub(super) struct Walk<'a> {
     pub(super) bounds: Bounds,
     broken: Vec<Broken>,
     pub(super) gaps: Vec<Gap>,
-    /// The last checkpoint that agreed, and the first that did not.
+    /// The last checkpoint that agreed before one did not, the first that did not, and how many did not.
     agreed: i64,
     differs: Option<(i64, Option<i64>, String)>,
+    differing: usize,
     pub(super) findings: Findings,
 }
 
@@ -70,9 +71,9 @@ struct Broken {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(checkpoints: &'a [Checkpoint]) -> Walk<'a> {
+    pub(super) fn new(checkpoints: Vec<&'a Checkpoint>) -> Walk<'a> {
         let mut by_seq: BTreeMap<i64, Vec<&Checkpoint>> = BTreeMap::new();
-        checkpoints.iter().for_each(|checkpoint| by_seq.entry(checkpoint.seq()).or_default().push(checkpoint));
+        checkpoints.into_iter().for_each(|checkpoint| by_seq.entry(checkpoint.seq()).or_default().push(checkpoint));
         let never = Moment(i64::MIN);
         Walk {
             checkpoints: by_seq,
@@ -84,6 +85,7 @@ impl<'a> Walk<'a> {
             gaps: Vec::new(),
             agreed: 0,
             differs: None,
+            differing: 0,
             findings: Findings::default(),
         }
     }
@@ -168,10 +170,12 @@ impl<'a> Walk<'a> {
 
     fn compare(&mut self, stored: &Stored) {
         for checkpoint in self.checkpoints.remove(&stored.seq).unwrap_or_default() {
-            if checkpoint.hash() == stored.hash && self.differs.is_none() {
+            if checkpoint.hash() != stored.hash {
+                self.differing += 1;
+                let first = || (stored.seq, Some(stored.entry_id), checkpoint.at().to_owned());
+                self.differs.get_or_insert_with(first);
+            } else if self.differs.is_none() {
                 self.agreed = stored.seq;
-            } else if checkpoint.hash() != stored.hash && self.differs.is_none() {
-                self.differs = Some((stored.seq, Some(stored.entry_id), checkpoint.at().to_owned()));
             }
         }
     }
@@ -181,10 +185,10 @@ impl<'a> Walk<'a> {
         self.explain_broken();
         let end = self.last.map_or(0, |last| last.seq);
         if let Some((seq, entry, seen_at)) = self.differs.take() {
+            let (from, more) = (self.agreed + 1, self.differing - 1);
             let detail = format!(
-                "the checkpoint of {seen_at} saw another hash here: rows were written anew, the first of them between {} \
-                 and {seq}",
-                self.agreed + 1
+                "the checkpoint of {seen_at} saw another hash here, and so did {more} later ones: rows were written anew, the \
+                 first of them between {from} and {seq}; after a restore from a backup, see `freezeframe ledger restored`"
             );
             self.findings.add(Fault::DiffersFromCheckpoint, (Some(seq), entry), detail);
         }
@@ -193,7 +197,8 @@ impl<'a> Walk<'a> {
             let seen_at = seen.first().map_or("", |checkpoint| checkpoint.at());
             let detail = format!(
                 "the chain ends at row {end}, and the checkpoint of {seen_at} saw {seq} rows: rows were removed, or this is \
-                 another database than the checkpoint was made of"
+                 another database than the checkpoint was made of; after a restore from a backup, see `freezeframe ledger \
+                 restored`"
             );
             self.findings.add(Fault::ShorterThanCheckpoint, (Some(end + 1), None), detail);
         }

@@ -11,7 +11,6 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::Close;
-use super::locks::lock_batches;
 use crate::db::{self, Database};
 use crate::domain::{AttemptId, AttemptState, BatchId, Credits, LateFinding, VideoId};
 use crate::engine::recorder::JournalError;
@@ -130,7 +129,7 @@ pub async fn write_late(db: &Database, news: &[LateNews]) -> Result<(HashSet<(Vi
     }
     let mut tx = db.begin().await?;
     let batches: BTreeSet<BatchId> = news.iter().map(|one| one.batch).collect();
-    lock_batches(&mut tx, batches).await?;
+    ledger::lock_batches(&mut tx, batches).await?;
     let owned = own(&mut tx, news).await?;
     let theirs = |one: &&LateNews| one.handle.is_none() || owned.contains(&(one.video, one.n));
     let ended = end(&mut tx, &news.iter().filter(theirs).collect::<Vec<_>>()).await?;

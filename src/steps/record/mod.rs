@@ -119,7 +119,7 @@ impl Journal for VideoJournal {
             }
         }
         // batches first, as everywhere, whatever a group mixes: claims lock videos that a stale close may want as well
-        locks::lock_batches(conn, closes.iter().map(|(_, close)| close.batch).collect()).await?;
+        crate::ledger::lock_batches(conn, closes.iter().map(|(_, close)| close.batch).collect()).await?;
         claim::write(conn, &claims, &mut replies).await?;
         progress::sending(conn, &sending, &mut replies).await?;
         progress::accepted(conn, &accepted, &mut replies).await?;

@@ -7,7 +7,7 @@ mod planted;
 
 use std::time::Duration;
 
-use freezeframe::billing::{self, FileDepth, Scope};
+use freezeframe::billing::{self, FileDepth, Rest, Scope};
 use freezeframe::emulator::{Fault, Rule};
 use serde_json::{Value, json};
 
@@ -46,7 +46,8 @@ async fn books_in_motion_raise_no_false_alarm() {
     assert!(compared >= 8, "{compared} comparisons are too few to have met anything under way");
     let providers = app.registry();
     let storage = app.storage();
-    let auditor = billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test" };
+    let auditor =
+        billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test", rest: &Rest::default() };
     let accounts = providers.names().map(str::to_owned).collect();
     let scope = Scope { files: Some(FileDepth::Hashes), accounts, settled: -SECONDS_AHEAD, ..Scope::default() };
     let found = auditor.on_command(&scope).await.unwrap();
@@ -75,8 +76,8 @@ async fn a_restored_database_is_compared_before_a_worker_starts_and_money_in_dou
 
     restore(&app).await;
     app.start_service().await;
+    app.until("a restored database is compared", async || app.count(starts).await == 2).await;
     app.stop_service().await;
-    assert_eq!(app.count(starts).await, 2, "a restored database is compared");
 
     restore(&app).await;
     app.execute("update wallets set available = available + 5 where source = 'paid'").await;
@@ -161,7 +162,8 @@ async fn a_result_is_never_changed_and_a_regular_one_goes_on_where_the_last_one_
         assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "42501", "{refused}");
     }
     let (providers, storage) = (app.registry(), app.storage());
-    let auditor = billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test" };
+    let auditor =
+        billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test", rest: &Rest::default() };
     let hour = Duration::from_secs(3_600);
     assert!(auditor.when_due(hour, hour).await.unwrap().is_none(), "the start's comparison is not an hour old");
     let first = next(&auditor, hour).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use freezeframe::billing::{self, JobsCompared, Reconciliation, Scope};
+use freezeframe::billing::{self, JobsCompared, Reconciliation, Rest, Scope};
 use serde_json::{Value, json};
 
 use super::{SECONDS_AHEAD, next};
@@ -75,7 +75,8 @@ async fn order_at_the_provider(app: &TestApp, prompt: &str) -> String {
 /// Compares with the account `sora`, whose jobs were made just now.
 async fn with_the_provider(app: &TestApp) -> Reconciliation {
     let (db, storage, providers) = (app.connect().await, app.storage(), app.registry());
-    let auditor = billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test" };
+    let auditor =
+        billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test", rest: &Rest::default() };
     let scope = Scope { accounts: vec!["sora".to_owned()], settled: -SECONDS_AHEAD, ..Scope::default() };
     let found = auditor.on_command(&scope).await.unwrap();
     db.close().await;
@@ -191,7 +192,8 @@ async fn a_job_much_younger_than_its_attempt_is_listed_and_what_is_known_of_an_a
     let id = customer.order(&order_of(2, "a lighthouse")).await;
     app.finished_batch(&customer, &id).await;
     let (db, storage, providers) = (app.connect().await, app.storage(), app.registry());
-    let auditor = billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test" };
+    let auditor =
+        billing::Auditor { db: &db, storage: &storage, providers: &providers, who: "test", rest: &Rest::default() };
     // their jobs were made just now: an answer that came late, then a provider's clock that is ahead
     for earlier in ["sent_at = sent_at - interval '5 minutes'", "accepted_at = accepted_at - interval '5 minutes'"] {
         app.execute(&format!("update attempts set {earlier}")).await;
