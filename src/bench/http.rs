@@ -54,10 +54,8 @@ pub struct HttpReport {
     /// No stuck client there.
     pub without: Round,
     pub with: Round,
-    /// The stuck clients are gone.
-    pub after: Round,
-    /// They came a second and a third time and are gone again.
-    pub again: Round,
+    /// The stuck clients are gone, for the first, the second and the third time.
+    pub after: [Round; 3],
     pub get_p99_ratio: f64,
     pub post_p99_ratio: f64,
 }
@@ -106,28 +104,27 @@ async fn run_on(store: &Store, dir: &Path, bench: HttpBench) -> Result<HttpRepor
 
     honest.round("warm-up", bench, &server).await?;
     let without = honest.round("without", bench, &server).await?;
-    let (with, after, stuck_connections) = wave("first", &honest, bench, &server).await?;
+    let (with, first, stuck_connections) = wave("first", &honest, bench, &server).await?;
     let (_, second, _) = wave("second", &honest, bench, &server).await?;
-    let (_, again, _) = wave("third", &honest, bench, &server).await?;
+    let (_, third, _) = wave("third", &honest, bench, &server).await?;
     ensure!(
-        again.files <= without.files + bench.clients + POOL,
+        third.files <= without.files + bench.clients + POOL,
         "{} files were open before the stuck clients and {} after them",
         without.files,
-        again.files
+        third.files
     );
     ensure!(
-        again.rss_kilobytes <= second.rss_kilobytes + MEMORY_NOISE_KILOBYTES,
+        third.rss_kilobytes <= second.rss_kilobytes + MEMORY_NOISE_KILOBYTES,
         "{} kB of memory after the second wave of stuck clients, {} after the third",
         second.rss_kilobytes,
-        again.rss_kilobytes
+        third.rss_kilobytes
     );
     Ok(HttpReport {
         stuck: bench.stuck,
         stuck_connections,
         without,
         with,
-        after,
-        again,
+        after: [first, second, third],
         get_p99_ratio: with.get_p99_ms / without.get_p99_ms,
         post_p99_ratio: with.post_p99_ms / without.post_p99_ms,
     })

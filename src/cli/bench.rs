@@ -149,13 +149,14 @@ fn hostile_tables(report: &HostileReport) -> String {
 }
 
 fn http_table(report: &HttpReport) -> String {
-    let mut table = Table::new(["figure", ">without", ">with", ">after", ">again", ">ratio", "what it is"]);
-    let rounds = [report.without, report.with, report.after, report.again];
+    let mut table = Table::new(["figure", ">without", ">with", ">after", ">2nd", ">3rd", ">ratio", "what it is"]);
+    let [first, second, third] = report.after;
+    let rounds = [report.without, report.with, first, second, third];
     let cells = |cell: &dyn Fn(&bench::Round) -> String| rounds.each_ref().map(cell);
     let ms = |value: f64| format!("{value:.1}");
-    let mut row = |name: &str, [without, with, after, again]: [String; 4], ratio: Option<f64>, what: &str| {
+    let mut row = |name: &str, [without, with, first, second, third]: [String; 5], ratio: Option<f64>, what: &str| {
         let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
-        table.row([name.to_owned(), without, with, after, again, ratio, what.to_owned()]);
+        table.row([name.to_owned(), without, with, first, second, third, ratio, what.to_owned()]);
     };
     row("GET p50", cells(&|round| ms(round.get_p50_ms)), None, "ms to read a batch");
     row("GET p99", cells(&|round| ms(round.get_p99_ms)), Some(report.get_p99_ratio), "ms to read a batch");

@@ -16,7 +16,7 @@ pub mod wire_proxy;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use freezeframe::billing;
 use freezeframe::config::Config;
@@ -486,22 +486,25 @@ impl TestApp {
         done.unwrap_or_else(|error| panic!("{statement}: {error}")).rows_affected()
     }
 
-    /// Waits for the end of a batch, by the API; answers what the API says of it.
+    /// Waits for the end of a batch, by the API, as long as its videos go on ending; answers what the API says of it.
     pub async fn finished_batch(&self, customer: &Customer, id: &str) -> client::Answer {
         let path = format!("{BATCHES}/{id}");
-        self.until(&format!("batch {id} ends"), async || {
+        while_it_goes_on(&format!("batch {id} ends"), async || {
             let answer = customer.get(&path).await;
             assert_eq!(answer.status, 200, "{}", answer.text);
-            matches!(answer.body["status"].as_str(), Some("completed" | "partial" | "failed"))
+            let ended = answer.number("/counts/succeeded") + answer.number("/counts/failed");
+            (!matches!(answer.body["status"].as_str(), Some("completed" | "partial" | "failed"))).then_some(ended)
         })
         .await;
         customer.batch(id).await
     }
 
-    /// Waits until every batch of this database has ended.
+    /// Waits until every batch of this database has ended, as long as videos go on ending; asks while the database is away.
     pub async fn all_batches_end(&self) {
-        self.until("all batches end", async || {
-            self.count("select count(*) from batches where finished_at is null").await == 0
+        let open = "select count(*) from batches where finished_at is null";
+        while_it_goes_on("all batches end", async || match self.try_count(open).await {
+            Some(0) => None,
+            _ => Some(self.try_count("select sum(succeeded + failed)::bigint from batches").await.unwrap_or_default()),
         })
         .await;
     }
@@ -567,6 +570,18 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
         }
     };
     tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}
+
+/// Waits until `rest` answers nothing any more, as long as what it answers changes now and then.
+async fn while_it_goes_on(what: &str, rest: impl AsyncFn() -> Option<i64>) {
+    let (mut last, mut since) = (None, Instant::now());
+    while let Some(now) = rest().await {
+        if last != Some(now) {
+            (last, since) = (Some(now), Instant::now());
+        }
+        assert!(since.elapsed() < PATIENCE, "never happened: {what}; it stands at {now}");
+        tokio::time::sleep(GLANCE).await;
+    }
 }
 
 pub async fn count(pool: &PgPool, query: &str) -> i64 {

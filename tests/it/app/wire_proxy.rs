@@ -1,4 +1,4 @@
-//! A small proxy between the service and its database, which a test can stall, cut and refuse.
+//! A small proxy between the service and its database, which a test can stall, cut and refuse, and which loses commits.
 //!
 //! It listens on loopback and forwards bytes to the server's unix socket, or to its port. Stalled, it takes connections and
 //! bytes and passes none of them on in either direction: what a frozen host or a network that swallows packets looks like.
@@ -13,6 +13,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+/// The message by which a client commits.
+const COMMIT: &[u8] = b"COMMIT\0";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Flowing,
@@ -20,6 +23,18 @@ enum Mode {
     /// Nobody listens.
     Refusing,
 }
+
+/// How a session ends at its COMMIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostCommit {
+    /// It reached the server, and no answer comes back.
+    Answer,
+    /// It never reached the server.
+    Order,
+}
+
+/// Decides about each COMMIT that passes.
+pub type CommitFate = Box<dyn FnMut() -> Option<LostCommit> + Send>;
 
 /// What a client must send for the proxy to stall right behind it.
 type Trap = Arc<Mutex<Option<Vec<u8>>>>;
@@ -37,6 +52,7 @@ struct Shared {
     /// Cancelled by a cut, and then replaced.
     cut: Arc<Mutex<CancellationToken>>,
     trap: Trap,
+    fate: Arc<Mutex<Option<CommitFate>>>,
 }
 
 pub struct WireProxy {
@@ -57,8 +73,8 @@ impl WireProxy {
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared =
-            Shared { upstream, mode: watch::Sender::new(Mode::Flowing), cut: Arc::default(), trap: Arc::default() };
+        let mode = watch::Sender::new(Mode::Flowing);
+        let shared = Shared { upstream, mode, cut: Arc::default(), trap: Arc::default(), fate: Arc::default() };
         let listening = tokio::spawn(listen(listener, address, shared.clone()));
         WireProxy { address, shared, listening }
     }
@@ -80,6 +96,11 @@ impl WireProxy {
     /// Passes on whatever a client sends up to and with `text`, and stalls then.
     pub fn stall_behind(&self, text: &str) {
         *self.shared.trap.lock().unwrap() = Some(text.as_bytes().to_vec());
+    }
+
+    /// From now on `fate` says of each COMMIT whether it is lost, and its session with it.
+    pub fn lose_commits(&self, fate: Option<CommitFate>) {
+        *self.shared.fate.lock().unwrap() = fate;
     }
 
     /// Resolves when a trap has closed.
@@ -175,10 +196,18 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
             // before the bytes are passed on: their answer must not slip through
             shared.mode.send_replace(Mode::Stalled);
         }
-        if to.write_all(&bytes[..read]).await.is_err() {
+        let lost = if of_client { fate_of(shared, &bytes[..read]) } else { None };
+        if lost == Some(LostCommit::Order) || to.write_all(&bytes[..read]).await.is_err() || lost.is_some() {
             return;
         }
     }
+}
+
+fn fate_of(shared: &Shared, sent: &[u8]) -> Option<LostCommit> {
+    if !sent.windows(COMMIT.len()).any(|part| part == COMMIT) {
+        return None;
+    }
+    shared.fate.lock().unwrap().as_mut().and_then(|fate| fate())
 }
 
 fn closes(trap: &Trap, sent: &[u8]) -> bool {

@@ -4,6 +4,7 @@
 //! An ordinary run affords small counts; `make chaos CHAOS=full` asks for those that the promises are held to, by variables
 //! named `FREEZEFRAME_CHAOS_...` ([`count_of`]). Seeds are printed; `FREEZEFRAME_CHAOS_SEED` repeats one.
 
+mod commits;
 mod creates;
 mod deploys;
 mod kills;

@@ -109,10 +109,7 @@ async fn restarts_of_the_database_lose_nothing_that_was_acknowledged_and_need_no
     let mut refused = Waits(bought.refused);
     refused.print("the API said 503 after", TOLD_WITHIN);
     eprintln!("{} orders acknowledged, {} not answered", bought.acknowledged.len(), bought.unanswered);
-    app.until("all batches end", async || {
-        app.try_count("select count(*) from batches where finished_at is null").await == Some(0)
-    })
-    .await;
+    app.all_batches_end().await;
     assert_eq!(customer.batch(&id).await.word("/status"), "completed");
     for (key, batch) in &bought.acknowledged {
         let bare = batch.trim_start_matches("bat_");
