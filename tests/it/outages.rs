@@ -15,8 +15,9 @@ use crate::app::{API, PATIENCE, TestApp, TestSettings};
 const PROMISED: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_secs(3);
 
-async fn app() -> TestApp {
-    TestApp::start(TestSettings { roles: API, through_proxy: true, ..TestSettings::default() }).await
+/// On a server of its own where the server's processes themselves are stopped: they hold what all databases share.
+async fn app(own_server: bool) -> TestApp {
+    TestApp::start(TestSettings { roles: API, through_proxy: true, own_server, ..TestSettings::default() }).await
 }
 
 /// One request to each route that needs the database.
@@ -110,7 +111,7 @@ async fn wait_for_forgotten_keys() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_the_database_does_every_route_answers_in_time_and_serves_again_afterwards() {
-    let mut app = app().await;
+    let mut app = app(true).await;
     let customers = [app.customer(10_000).await, app.customer(10_000).await];
     let batch = customers[0].order(&order_of(2, "a hen")).await;
     let links = freezeframe::storage::LinkSigner::new(
@@ -182,7 +183,7 @@ fn signal(pid: i32, signal: nix::sys::signal::Signal) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_whose_commit_is_not_answered_is_unknown_and_its_key_tells() {
-    let mut app = app().await;
+    let mut app = app(false).await;
     let customer = app.customer(10_000).await;
     let mut order = order_of(2, "a fox");
     order["x-request-id"] = json!("key-1");
@@ -226,7 +227,7 @@ async fn an_order_that_waits_for_a_lock_is_told_that_nothing_was_changed_and_lea
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_whose_client_falls_silent_ends_within_seconds() {
-    let app = app().await;
+    let app = app(false).await;
     let customer = app.customer(10_000).await;
     let wire = app.wire.as_ref().unwrap();
     customer.get("/api/enterprise/wallet").await.expect(200);
