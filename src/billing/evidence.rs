@@ -2,8 +2,9 @@
 //! the notes of those who put a database back on purpose.
 //!
 //! Always holds: what is verified is one snapshot, and the checkpoints were read before it, so that a busy installation shows
-//! no false alarm; of kept checkpoints the latest [`KEPT`] stay: each of them pins everything before it.
-//! Refuses: to change the books, to take a checkpoint whose signature is not ours for more than a finding.
+//! no false alarm; of kept checkpoints the latest [`KEPT`] stay: each of them pins everything before it. A note of a restore
+//! is signed only for a chain that is sound in itself and agrees with every checkpoint up to the row that it names.
+//! Refuses: to change the books, to believe a checkpoint whose signature is not ours.
 
 use chrono::Utc;
 use sqlx::Executor as _;
@@ -23,6 +24,26 @@ const KEPT: usize = 2_000;
 pub struct Given {
     pub name: String,
     pub text: String,
+}
+
+/// A restore that is not noted.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreRefused {
+    #[error("the ledger has faults that no restore explains ({0}): `freezeframe ledger verify` names them")]
+    OtherFaults(u64),
+    #[error(
+        "rows were chained since the database was put back, so it has to be said how far: name the last row that it had then \
+         with --row, before row {0}, of which a checkpoint saw another hash"
+    )]
+    RowNeeded(i64),
+    #[error(
+        "a checkpoint disagrees with row {disagrees} already: the database did not have the rows up to {row} unchanged"
+    )]
+    DisagreesBefore { disagrees: i64, row: i64 },
+    #[error("the chain has no row {row}: it ends at row {end}")]
+    NoSuchRow { row: i64, end: i64 },
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
 }
 
 /// A verification that could not be made; it says nothing about the books.
@@ -57,8 +78,10 @@ pub async fn keep(storage: &Storage, key: &CheckpointKey, head: Head) -> Result<
     let checkpoint = Checkpoint::sign(key, head, Utc::now());
     let object = ObjectKey::evidence(Evidence::Checkpoint, head.seq, &head.hash.to_string());
     storage.put_evidence(&object, checkpoint.line()).await?;
-    let kept = storage.evidence(Evidence::Checkpoint).await?;
-    for old in kept.iter().take(kept.len().saturating_sub(KEPT)) {
+    // of later rows are those that a restore retired, and a few of another process
+    let mut kept = storage.evidence(Evidence::Checkpoint).await?;
+    kept.retain(|other| *other != object && other.evidence_row().is_some_and(|row| row <= head.seq));
+    for old in kept.iter().take((kept.len() + 1).saturating_sub(KEPT)) {
         storage.delete(old).await?;
     }
     Ok(checkpoint)
@@ -90,41 +113,61 @@ pub async fn verify(
     Ok(found)
 }
 
-/// Notes that the database was put back on purpose: checkpoints of rows that it lacks, or that were written anew since, count
-/// no more. The note stands in every later verification, and a checkpoint of the present end is kept beside it. `None` when
-/// every checkpoint agrees with the chain: then nothing is to be noted.
+/// Notes that the database was put back on purpose to `row`, by default the present end of the chain: checkpoints of later
+/// rows count no more. The note stands in every later verification, and a checkpoint of the present end is kept beside it.
+/// `None` when every checkpoint agrees with the chain: then nothing is to be noted.
 ///
 /// # Errors
-/// [`EvidenceError`].
+/// [`RestoreRefused`]: nothing was noted then.
 pub async fn note_restore(
-    db: &Database,
-    storage: &Storage,
-    key: &CheckpointKey,
-    reason: &str,
-) -> Result<Option<RestoreNote>, EvidenceError> {
-    let found = verify(db, storage, key, &[]).await?;
-    let of_checkpoint = |fault: Fault| matches!(fault, Fault::DiffersFromCheckpoint | Fault::ShorterThanCheckpoint);
-    let first =
-        found.findings.iter().filter(|finding| of_checkpoint(finding.fault)).filter_map(|finding| finding.seq).min();
-    let Some(first) = first else { return Ok(None) };
-    let mut conn = db.pool().acquire().await?;
-    let before = match chain::row(&mut conn, first - 1).await? {
-        Some(row) => row,
-        None => Head { seq: 0, hash: chain::GENESIS },
-    };
-    let note = RestoreNote::sign(key, before, reason, Utc::now());
-    let end = chain::head(&mut conn).await?;
-    drop(conn);
-    let object = ObjectKey::evidence(Evidence::Restore, before.seq, &note.mac().to_string());
-    storage.put_evidence(&object, note.line()).await?;
-    if let Some(end) = end {
-        keep(storage, key, end).await?;
+    (db, storage, key): (&Database, &Storage, &CheckpointKey),
+    given: &[Given],
+    (row, reason): (Option<i64>, &str),
+) -> Result<Option<RestoreNote>, RestoreRefused> {
+    let found = verify(db, storage, key, given).await?;
+    let listed = found.findings.iter().filter(|finding| !finding.fault.is_of_checkpoint()).count();
+    let others = found.unlisted + listed as u64;
+    if others > 0 {
+        return Err(RestoreRefused::OtherFaults(others));
     }
-    Ok(Some(note))
+    let noted = match found.disagrees_at {
+        Some(disagrees) => {
+            let row = match row {
+                Some(row) => row,
+                None if disagrees > found.end => found.end,
+                None => return Err(RestoreRefused::RowNeeded(disagrees)),
+            };
+            if disagrees <= row && disagrees <= found.end {
+                return Err(RestoreRefused::DisagreesBefore { disagrees, row });
+            }
+            let note = RestoreNote::sign(key, row_of(db, row, found.end).await?, reason, Utc::now());
+            let object = ObjectKey::evidence(Evidence::Restore, row, &note.mac().to_string());
+            storage.put_evidence(&object, note.line()).await.map_err(EvidenceError::from)?;
+            Some(note)
+        }
+        None => None,
+    };
+    let mut conn = db.pool().acquire().await.map_err(EvidenceError::from)?;
+    let end = chain::head(&mut conn).await.map_err(EvidenceError::from)?;
+    drop(conn);
+    if let Some(end) = end {
+        keep(storage, key, end).await.map_err(EvidenceError::from)?;
+    }
+    Ok(noted)
+}
+
+/// Row 0 stands before the first.
+async fn row_of(db: &Database, row: i64, end: i64) -> Result<Head, RestoreRefused> {
+    if row == 0 {
+        return Ok(Head { seq: 0, hash: chain::GENESIS });
+    }
+    let mut conn = db.pool().acquire().await.map_err(EvidenceError::from)?;
+    let found = chain::row(&mut conn, row).await.map_err(EvidenceError::from)?;
+    found.ok_or(RestoreRefused::NoSuchRow { row, end })
 }
 
 /// Whether the chain ends before a row that a checkpoint in the store has seen and no restore explains: the database was put
-/// back. Answers that checkpoint.
+/// back. Answers that checkpoint. What is not ours in the store is left to [`verify`].
 ///
 /// # Errors
 /// [`EvidenceError`].
@@ -133,20 +176,19 @@ pub async fn set_back(
     storage: &Storage,
     key: &CheckpointKey,
 ) -> Result<Option<Checkpoint>, EvidenceError> {
-    let keys = storage.evidence(Evidence::Checkpoint).await?;
-    let restores = texts(storage, Evidence::Restore).await?;
-    let restores = known(&restores, |text| RestoreNote::read(key, text), &mut Vec::new());
+    let mut latest = storage.evidence(Evidence::Checkpoint).await?;
     // read after the checkpoints, which were committed before they were kept
     let end = checkpoint(db, key).await?.map_or(0, |end| end.seq());
-    for latest in keys.into_iter().rev().take_while(|object| object.evidence_row().is_some_and(|row| row > end)) {
-        let text = given(storage.read_evidence(vec![latest]).await?);
-        let seen = known(&text, |text| Checkpoint::read(key, text), &mut Vec::new());
-        let unexplained = seen.into_iter().find(|seen| !restores.iter().any(|note| note.retires(seen)));
-        if unexplained.is_some() {
-            return Ok(unexplained);
-        }
+    latest.retain(|object| object.evidence_row().is_some_and(|row| row > end));
+    if latest.is_empty() {
+        return Ok(None);
     }
-    Ok(None)
+    let restores = texts(storage, Evidence::Restore).await?;
+    let restores = known(&restores, |text| RestoreNote::read(key, text), &mut Vec::new());
+    let seen = given(storage.read_evidence(latest).await?);
+    let seen = known(&seen, |text| Checkpoint::read(key, text), &mut Vec::new());
+    let unexplained = |seen: &Checkpoint| seen.seq() > end && !restores.iter().any(|note| note.retires(seen));
+    Ok(seen.into_iter().rev().find(unexplained))
 }
 
 async fn texts(storage: &Storage, kind: Evidence) -> Result<Vec<Given>, ReadError> {

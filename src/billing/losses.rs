@@ -38,6 +38,8 @@ async fn missing(conn: &mut PgConnection) -> Result<Vec<Loss>, LedgerError> {
     let rows = sqlx::query!(
         r#"select a.video_id as "video: VideoId", a.n, v.batch_id as "batch: BatchId", v.price_credits as "price: Credits"
            from attempts a join videos v on v.id = a.video_id
+               -- of a batch that is gone nothing can be booked; the comparison of the books names it
+               join batches b on b.id = v.batch_id
            where a.state = 'unresolved'
                and not exists (select from provider_losses l where l.video_id = a.video_id and l.n = a.n)
            order by a.video_id, a.n limit $1"#,

@@ -12,7 +12,7 @@ mod onboarding;
 mod reconcile;
 
 pub use adjustment::{AdjustmentError, adjust};
-pub use evidence::{EvidenceError, Given, checkpoint, keep, note_restore, set_back, verify};
+pub use evidence::{EvidenceError, Given, RestoreRefused, checkpoint, keep, note_restore, set_back, verify};
 pub use losses::book_missing_losses;
 pub use onboarding::{OnboardingError, onboard};
 pub use reconcile::{

@@ -40,6 +40,12 @@ struct RestoredArgs {
     /// Why it was put back, for whoever audits it
     #[arg(long)]
     reason: String,
+    /// The last row of the chain that it had then [default: the present end, as long as nothing was chained since]
+    #[arg(long, value_name = "N")]
+    row: Option<i64>,
+    /// A file of checkpoints, one in a line, beside those in the object store; may be repeated
+    #[arg(long = "checkpoint", value_name = "FILE")]
+    checkpoints: Vec<PathBuf>,
 }
 
 #[derive(Args)]
@@ -59,7 +65,7 @@ pub(super) async fn run(config: Config, args: LedgerArgs) -> Result<ExitCode> {
     let done = match args.command {
         LedgerCommand::Verify(args) => verify(&config, &db, &key, args).await,
         LedgerCommand::Checkpoint => checkpoint(&db, &key).await,
-        LedgerCommand::Restored(args) => restored(&config, &db, &key, &args.reason).await,
+        LedgerCommand::Restored(args) => restored(&config, &db, &key, args).await,
     };
     db.close().await;
     store.release().await?;
@@ -74,11 +80,17 @@ async fn checkpoint(db: &Database, key: &CheckpointKey) -> Result<(String, ExitC
     Ok((checkpoint.line(), ExitCode::SUCCESS))
 }
 
-async fn restored(config: &Config, db: &Database, key: &CheckpointKey, reason: &str) -> Result<(String, ExitCode)> {
-    anyhow::ensure!(!reason.trim().is_empty(), "--reason is empty: say why the database was put back");
-    let storage = open_storage(config)?;
-    let noted = billing::note_restore(db, &storage, key, reason.trim()).await?;
-    let found = billing::verify(db, &storage, key, &[]).await?;
+async fn restored(
+    config: &Config,
+    db: &Database,
+    key: &CheckpointKey,
+    args: RestoredArgs,
+) -> Result<(String, ExitCode)> {
+    let reason = args.reason.trim();
+    anyhow::ensure!(!reason.is_empty(), "--reason is empty: say why the database was put back");
+    let (storage, given) = (open_storage(config)?, read_all(&args.checkpoints)?);
+    let noted = billing::note_restore((db, &storage, key), &given, (args.row, reason)).await?;
+    let found = billing::verify(db, &storage, key, &given).await?;
     let told = match noted {
         Some(note) => format!("noted: the chain goes on anew behind row {}\n\n", amount(note.restored().seq())),
         None => "nothing to note: every checkpoint agrees with the chain\n\n".to_owned(),
@@ -95,10 +107,7 @@ fn exit_code(found: &Verification) -> ExitCode {
 }
 
 async fn verify(config: &Config, db: &Database, key: &CheckpointKey, args: VerifyArgs) -> Result<(String, ExitCode)> {
-    let mut given = Vec::new();
-    for file in &args.checkpoints {
-        given.extend(read(file)?);
-    }
+    let given = read_all(&args.checkpoints)?;
     let found = billing::verify(db, &open_storage(config)?, key, &given).await?;
     let text = match args.json {
         true => {
@@ -109,6 +118,11 @@ async fn verify(config: &Config, db: &Database, key: &CheckpointKey, args: Verif
         false => report(&found),
     };
     Ok((text, exit_code(&found)))
+}
+
+fn read_all(files: &[PathBuf]) -> Result<Vec<Given>> {
+    let read: Vec<Vec<Given>> = files.iter().map(|file| read(file)).collect::<Result<_>>()?;
+    Ok(read.concat())
 }
 
 /// The checkpoints of a file, one in each line.

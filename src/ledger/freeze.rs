@@ -43,6 +43,9 @@ pub async fn freeze(
     stamp: Stamp<'_>,
 ) -> Result<Frozen, FreezeError> {
     let videos = i32::try_from(videos).map_err(|_| LedgerError::OutOfRange { doing: "counting videos" })?;
+    sqlx::query!("select from wallets where tenant_id = $1 order by source for update", tenant as TenantId)
+        .execute(&mut *conn)
+        .await?;
     let drawn = sqlx::query_file!(
         "src/ledger/sql/freeze.sql",
         tenant as TenantId,

@@ -86,9 +86,9 @@ pub async fn wallet(conn: &mut PgConnection, tenant: TenantId) -> Result<Wallet,
     let sources = sqlx::query_as!(
         WalletSource,
         r#"select w.source as "source: GrantSource", w.available as "available: Credits",
-               coalesce((select sum(h.held) from batch_holds h
-                   join batches b on b.id = h.batch_id and b.finished_at is null
-                   where h.tenant_id = w.tenant_id and h.source = w.source and h.held > 0), 0)::bigint as "held!: Credits"
+               coalesce((select sum(h.held) from batches b
+                   join batch_holds h on h.batch_id = b.id and h.source = w.source
+                   where b.tenant_id = w.tenant_id and b.finished_at is null), 0)::bigint as "held!: Credits"
            from wallets w where w.tenant_id = $1 order by w.source"#,
         tenant as TenantId,
     )

@@ -34,7 +34,17 @@ pub(super) async fn admit_workers(
     despite: bool,
 ) -> Result<()> {
     while billing::book_missing_losses(db).await? > 0 {}
-    let set_back = billing::set_back(db, storage, key).await?;
+    let set_back = match billing::set_back(db, storage, key).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "the ledger's checkpoints in the object store could not be read (the service needs to list there): whether \
+                 the database was put back is not known"
+            );
+            None
+        }
+    };
     if let Some(seen) = &set_back {
         tracing::error!(
             row = seen.seq(),
@@ -56,7 +66,9 @@ pub(super) async fn await_admission(
     stop: &CancellationToken,
 ) -> bool {
     loop {
-        match admit_workers(db, evidence, despite).await {
+        // whatever a comparison holds ends with its connection
+        let Some(admitted) = stop.run_until_cancelled(admit_workers(db, evidence, despite)).await else { return false };
+        match admitted {
             Ok(()) => return true,
             Err(error) => tracing::error!(
                 error = format!("{error:#}"),
@@ -64,9 +76,8 @@ pub(super) async fn await_admission(
                 "no worker starts in this process; requests are served, and batches wait"
             ),
         }
-        tokio::select! {
-            () = stop.cancelled() => return false,
-            () = tokio::time::sleep(ASK_AGAIN) => {}
+        if stop.run_until_cancelled(tokio::time::sleep(ASK_AGAIN)).await.is_none() {
+            return false;
         }
     }
 }

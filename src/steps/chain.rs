@@ -95,10 +95,19 @@ impl Chainer {
         db::commit("chain the ledger", tx).await?;
         self.progress = pass.progress.clone();
         if pass.appended > 0 {
+            if pass.head.is_some_and(|head| head.seq <= self.kept_seq) {
+                // put back: rows of these numbers were pinned before
+                self.kept_seq = 0;
+            }
             self.head = pass.head;
             metrics::ledger_chained(pass.appended);
         }
         Ok(Some(pass))
+    }
+
+    async fn is_there(&self, studio: &Studio, head: Head) -> Result<bool, LedgerError> {
+        let mut conn = studio.db.pool().acquire().await?;
+        Ok(chain::row(&mut conn, head.seq).await? == Some(head))
     }
 
     /// Everybody measures, not only who chains: a chainer that hangs must be seen.
@@ -116,6 +125,18 @@ impl Chainer {
     async fn keep_checkpoint(&mut self, studio: &Studio) {
         self.due = Instant::now() + CHECKPOINT_EVERY;
         let Some(head) = self.head.filter(|head| head.seq > self.kept_seq) else { return };
+        match self.is_there(studio, head).await {
+            Ok(true) => {}
+            Ok(false) => {
+                // put back: what is chained from now on has numbers that were kept before
+                (self.head, self.kept_seq) = (None, 0);
+                return;
+            }
+            Err(error) => {
+                self.due = Instant::now() + CHECKPOINT_PAUSE;
+                return tracing::warn!(%error, "no checkpoint of the ledger could be kept; it is tried again");
+            }
+        }
         match billing::keep(&studio.storage, &studio.checkpoint_key, head).await {
             Ok(checkpoint) => {
                 self.kept_seq = head.seq;

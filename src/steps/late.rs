@@ -14,7 +14,7 @@ use super::Studio;
 use super::generate::CLOCK_SKEW;
 use super::record::{LateAttempt, LateNews, handles_of_others, late_rivals, take_due, write_late};
 use crate::callbacks;
-use crate::domain::{LateFinding, Size};
+use crate::domain::{Credits, LateFinding, Size, VideoId};
 use crate::engine::recorder::JournalError;
 use crate::metrics;
 use crate::providers::{FindOutcome, GenerationRequest, Handle, PollOutcome, Provider};
@@ -36,13 +36,35 @@ pub async fn look_late(studio: &Studio) -> Result<(), JournalError> {
     });
     let seen: Vec<(LateAttempt, Option<LateNews>)> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
     let news = each_job_once(&seen);
-    let (written, booked) = write_late(&studio.db, &news).await?;
+    let (written, booked) = write(studio, &news).await?;
     metrics::credits_moved("loss", booked.get());
     for (attempt, news) in seen {
         let ended = news.filter(|_| written.contains(&(attempt.video, attempt.n))).and_then(|news| news.finding);
         tell(&attempt, ended);
     }
     Ok(())
+}
+
+/// All at once, and one by one where a job was taken meanwhile: that spoils only its own.
+async fn write(studio: &Studio, news: &[LateNews]) -> Result<(HashSet<(VideoId, i32)>, Credits), JournalError> {
+    match write_late(&studio.db, news).await {
+        Err(JournalError::Refused(_)) if news.len() > 1 => {}
+        written => return written,
+    }
+    let (mut written, mut booked) = (HashSet::new(), Credits::ZERO);
+    for one in news {
+        match write_late(&studio.db, std::slice::from_ref(one)).await {
+            Ok((ended, credits)) => {
+                written.extend(ended);
+                booked = Credits::total([booked, credits].into_iter()).unwrap_or(booked);
+            }
+            Err(JournalError::Refused(why)) => {
+                tracing::warn!(video = %one.video, attempt = one.n, why, "what was learned of an ended attempt was refused");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((written, booked))
 }
 
 /// What was seen, with each job that was found for the first time named once: equal orders may have found the same one, and

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::Utc;
-use freezeframe::billing::{self, Given};
+use freezeframe::billing::{self, Given, RestoreRefused};
 use freezeframe::db::{Database, DatabaseSettings, commit};
 use freezeframe::domain::{BatchId, Credits, FailureClass, GrantSource, MasterKey, TenantId, VideoId};
 use freezeframe::ledger::chain::{self, Checkpoint, CheckpointKey, Fault, Progress, Verification};
 use freezeframe::ledger::{self, Settlement, Stamp};
-use freezeframe::storage::Storage;
+use freezeframe::storage::{Evidence, Storage};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
@@ -596,6 +596,55 @@ async fn the_program_chains_keeps_checkpoints_and_names_the_first_bad_row() {
     app.finish().await;
 }
 
+#[tokio::test]
+async fn a_restore_is_noted_only_for_a_sound_chain_and_hides_nothing_before_it() {
+    let (books, checkpoints) = twelve().await;
+    let storage = Storage::in_memory();
+    for row in [6, 9, 12] {
+        let head = chain::row(&mut books.db.pool().acquire().await.unwrap(), row).await.unwrap().unwrap();
+        billing::keep(&storage, &key(), head).await.unwrap();
+    }
+    let key = key();
+    let place = (&books.db, &storage, &key);
+    assert!(billing::note_restore(place, &[], (None, "nothing happened")).await.unwrap().is_none());
+    let mut conn = books.test.pool.acquire().await.unwrap();
+
+    // somebody edits an early entry and chains everything behind it anew: no row of a restore explains that
+    run(&mut conn, TRIGGERS_OFF).await;
+    run(&mut conn, "update credit_ledger set actor = 'me' where id = 2; delete from ledger_chain where seq >= 2").await;
+    books.chain(&mut Progress::default()).await;
+    let refused = |row| billing::note_restore(place, &[], (row, "the disk"));
+    assert!(matches!(refused(None).await, Err(RestoreRefused::RowNeeded(6))));
+    assert!(matches!(refused(Some(9)).await, Err(RestoreRefused::DisagreesBefore { disagrees: 6, row: 9 })));
+    // and a chain that is not sound in itself is noted by no row at all
+    run(&mut conn, "update credit_ledger set actor = 'you' where id = 3").await;
+    assert!(matches!(refused(Some(1)).await, Err(RestoreRefused::OtherFaults(1))));
+    run(&mut conn, "update credit_ledger set actor = 'test' where id = 3").await;
+    assert_eq!(storage.evidence(Evidence::Restore).await.unwrap(), []);
+    drop(checkpoints);
+}
+
+#[tokio::test]
+async fn a_chainer_that_lives_through_a_set_back_misses_no_entry_that_comes_under_an_old_id() {
+    let (books, _) = twelve().await;
+    let tenant = books.tenant().await;
+    let mut living = Progress::default();
+    books.chain(&mut living).await;
+    let mut conn = books.test.pool.acquire().await.unwrap();
+    // the last four entries and their rows are gone, and their ids are given out again
+    run(&mut conn, TRIGGERS_OFF).await;
+    let gone = "delete from ledger_chain where entry_id > 9; delete from credit_ledger where id > 9;
+        alter table credit_ledger alter column id restart with 10";
+    run(&mut conn, gone).await;
+    assert!(!living.is_idle(&mut conn).await.unwrap(), "fewer entries than were settled are no rest");
+    for _ in 0..3 {
+        books.grant(tenant, 1).await;
+        books.chain(&mut living).await;
+    }
+    let found = books.verify().await;
+    assert!(found.is_clean() && found.waiting.entries == 0, "{found:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_put_back_is_seen_at_the_start_and_clean_again_once_somebody_says_why() {
     let mut app = TestApp::start(TestSettings::default()).await;
@@ -626,7 +675,17 @@ async fn a_database_put_back_is_seen_at_the_start_and_clean_again_once_somebody_
 
     let refused = app.command(&["ledger", "restored", "--reason", " "]).await;
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--reason is empty"));
-    let told = app.output(&["ledger", "restored", "--reason", "the disk of the 3rd was lost"]).await;
+    // rows were chained since, so nobody but a person knows how far it was put back
+    let row = (kept - 1).to_string();
+    for (row, why) in [(None, "with --row, before row"), (Some(kept), "a checkpoint disagrees with row")] {
+        let row = row.map(|row| row.to_string());
+        let mut command = vec!["ledger", "restored", "--reason", "the disk of the 3rd was lost"];
+        command.extend(row.as_deref().map(|row| ["--row", row]).into_iter().flatten());
+        let refused = app.command(&command).await;
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains(why), "{command:?}: {told}");
+    }
+    let told = app.output(&["ledger", "restored", "--row", &row, "--reason", "the disk of the 3rd was lost"]).await;
     for part in ["noted: the chain goes on anew behind row", "the disk of the 3rd was lost", "clean: nothing"] {
         assert!(told.contains(part), "{part:?} is missing in {told}");
     }

@@ -2,6 +2,7 @@
 //! and never a balance below zero.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use freezeframe::db::{Database, DatabaseSettings, Tx, commit};
 use freezeframe::domain::{BatchId, BatchStatus, Credits, FailureClass, GrantSource, TenantId, VideoId};
@@ -9,6 +10,7 @@ use freezeframe::ledger::{self, FreezeError, LedgerError, Loss, LossReason, Sett
 use futures_util::future::join_all;
 
 use crate::app::postgres::TestDatabase;
+use crate::app::until;
 
 const STAMP: Stamp<'static> = Stamp { actor: "test", reason: "test", request_id: "request" };
 
@@ -118,6 +120,12 @@ impl Desk {
         let finalized = ledger::finalize(&mut tx, batch).await?;
         commit("finalize", tx).await?;
         Ok(finalized)
+    }
+
+    async fn until_somebody_waits(&self) {
+        let waits = "select exists (select from pg_stat_activity where datname = current_database()
+            and wait_event_type = 'Lock')";
+        until("somebody waits", async || sqlx::query_scalar(waits).fetch_one(&self.test.pool).await.unwrap()).await;
     }
 
     /// (available, held) of each source.
@@ -390,6 +398,65 @@ async fn a_grant_of_nothing_or_beyond_counting_is_refused() {
     drop(conn);
     assert_eq!(desk.wallet().await[&Paid], (10, 0));
     desk.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_freeze_that_waited_for_a_refund_is_never_short_of_what_is_there() {
+    use GrantSource::{Paid, Promotional};
+    for (promotional, price) in [(50, 120), (50, 10), (50, 50), (50, 149), (0, 99)] {
+        let desk = Arc::new(Desk::open(&[(Promotional, promotional.max(1)), (Paid, 100)]).await);
+        let batch = desk.batch(&[1, 60]).await.unwrap();
+        // a refund to both grants that is not committed yet
+        let mut refund = desk.db.begin().await.unwrap();
+        let back =
+            [settlement(&batch, 0, Some(FailureClass::Timeout)), settlement(&batch, 1, Some(FailureClass::Timeout))];
+        ledger::settle(&mut refund, &back).await.unwrap();
+        let waiting = tokio::spawn({
+            let desk = desk.clone();
+            async move { desk.batch(&[price]).await }
+        });
+        desk.until_somebody_waits().await;
+        commit("refund", refund).await.unwrap();
+        let frozen = waiting.await.unwrap();
+        assert!(frozen.is_ok(), "{promotional} promotional and 100 paid credits, {price} wanted: {:?}", frozen.err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_that_waited_for_a_freeze_or_another_refund_is_whole() {
+    use GrantSource::{Paid, Promotional};
+    for first_is_refund in [true, false] {
+        let desk = Arc::new(Desk::open(&[(Promotional, 100), (Paid, 100)]).await);
+        let (one, other) = (desk.batch(&[30, 90]).await.unwrap(), desk.batch(&[20]).await.unwrap());
+        let mut first = desk.db.begin().await.unwrap();
+        match first_is_refund {
+            true => {
+                let back = settlement(&other, 0, Some(FailureClass::Timeout));
+                ledger::settle(&mut first, &[back]).await.unwrap();
+            }
+            false => {
+                desk.freeze(&mut first, &[60]).await.unwrap();
+            }
+        }
+        let waiting = tokio::spawn({
+            let (desk, one) = (desk.clone(), one.clone());
+            async move {
+                let mut tx = desk.db.begin().await.unwrap();
+                let both = [0, 1].map(|at| settlement(&one, at, Some(FailureClass::Timeout)));
+                ledger::settle(&mut tx, &both).await.unwrap();
+                commit("settle", tx).await.unwrap();
+            }
+        });
+        desk.until_somebody_waits().await;
+        commit("first", first).await.unwrap();
+        waiting.await.unwrap();
+        let left = if first_is_refund { 200 } else { 200 - 20 - 60 };
+        let available: i64 = desk.wallet().await.values().map(|(available, _)| available).sum();
+        assert_eq!(available, left, "first a refund: {first_is_refund}");
+        let mut conn = desk.test.pool.acquire().await.unwrap();
+        let wrong = ledger::differences(&mut conn).await.unwrap();
+        assert!(wrong.iter().all(|difference| difference.what.starts_with("settle")), "{wrong:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,16 +1,23 @@
 //! Whether workers may start: on a database that was restored, or moved, or never compared, only after its books were.
 //!
-//! Always holds: an incarnation of the database is compared once before the first worker, and before every worker while it is
-//! known to be older than what was seen of it; whoever starts meanwhile waits for that. Differences of money keep workers away; others are told and mended while they work. Where the settings let
-//! workers start despite differences, a comparison that fails keeps nobody away either.
+//! Always holds: an incarnation of the database is compared once before the first worker, and again before a worker while it
+//! is known to be older than what was seen of it; whoever starts meanwhile waits for that. A refusal holds until a later
+//! comparison admits. A comparison reads everything, so the next one is made when a tenth of the time went into the last.
+//! Differences of money keep workers away; others are told while they work. Where the settings let workers start despite
+//! differences, a comparison that fails keeps nobody away either.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::{Duration, Instant};
 
 use sqlx::Connection as _;
 
 use super::record::{self, Entry, Occasion};
 use super::{ReconcileError, audit, reconcile};
 use crate::db::Database;
+
+/// Of ten parts of the time one is for comparisons.
+const REST_PER_WORK: f64 = 10.0;
 
 /// Why no worker starts.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +56,16 @@ pub async fn admit_workers(db: &Database, who: &str, (set_back, despite): (bool,
 }
 
 async fn compare(db: &Database, who: &str, (set_back, despite): (bool, bool)) -> Result<(), NotAdmitted> {
-    if !set_back && record::is_admitted(db).await? {
+    let admitted = record::is_admitted(db).await?;
+    if !set_back && admitted {
         return Ok(());
+    }
+    if let Some(last) = record::last_start(db).await?.filter(|last| last.age_secs < rest_after(last.took())) {
+        match admitted || last.admits {
+            true => return Ok(()),
+            false if despite => {}
+            false => return Err(NotAdmitted::MoneyInDoubt { told: told(last.sum, &last.kinds()) }),
+        }
     }
     let began = Instant::now();
     let found = match reconcile(db).await {
@@ -73,8 +88,7 @@ async fn compare(db: &Database, who: &str, (set_back, despite): (bool, bool)) ->
     };
     record::insert(db, &found, entry).await?;
     let kinds = found.kinds();
-    let counted: Vec<String> = kinds.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
-    let told = format!("sum of the books {}, differences: {}", found.books.sum, counted.join(", "));
+    let told = told(found.books.sum, &kinds);
     match in_doubt {
         false if kinds.is_empty() => {}
         false => tracing::error!(told, "the books disagree, though not about money: run `freezeframe reconcile`"),
@@ -82,4 +96,14 @@ async fn compare(db: &Database, who: &str, (set_back, despite): (bool, bool)) ->
         true => return Err(NotAdmitted::MoneyInDoubt { told }),
     }
     Ok(())
+}
+
+fn told<Kind: Display>(sum: i64, kinds: &BTreeMap<Kind, u64>) -> String {
+    let counted: Vec<String> = kinds.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+    format!("sum of the books {sum}, differences: {}", counted.join(", "))
+}
+
+/// Seconds for which the result of a comparison that took so long is good.
+fn rest_after(took: Duration) -> f64 {
+    took.as_secs_f64() * REST_PER_WORK
 }

@@ -108,12 +108,46 @@ pub(super) async fn before(conn: &mut PgConnection) -> Result<Option<Before>, sq
     .await
 }
 
-/// Whether workers may start on this incarnation without a comparison.
+/// Whether workers may start on this incarnation without a comparison: one admits them, and none refused a start since.
 pub(super) async fn is_admitted(db: &Database) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"select exists (select from reconciliations where incarnation = database_incarnation() and admits) as "is!""#,
+        r#"select coalesce(max(id) filter (where admits), 0)
+                   > coalesce(max(id) filter (where not admits and occasion = 'start'), 0) as "is!"
+           from reconciliations where incarnation = database_incarnation()"#,
     )
     .fetch_one(db.pool())
+    .await
+}
+
+/// The last comparison for a start.
+pub(super) struct LastStart {
+    pub(super) admits: bool,
+    pub(super) age_secs: f64,
+    duration_ms: i32,
+    pub(super) sum: i64,
+    kinds: Value,
+}
+
+impl LastStart {
+    pub(super) fn took(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.duration_ms).unwrap_or(0))
+    }
+
+    pub(super) fn kinds(&self) -> BTreeMap<String, u64> {
+        serde_json::from_value(self.kinds.clone()).unwrap_or_default()
+    }
+}
+
+/// The last comparison for a start on this incarnation; `None` before the first.
+pub(super) async fn last_start(db: &Database) -> Result<Option<LastStart>, sqlx::Error> {
+    sqlx::query_as!(
+        LastStart,
+        r#"select admits, extract(epoch from clock_timestamp() - at)::float8 as "age_secs!", duration_ms,
+               (books ->> 'sum')::bigint as "sum!", kinds
+           from reconciliations where occasion = 'start' and incarnation = database_incarnation()
+           order by id desc limit 1"#,
+    )
+    .fetch_optional(db.pool())
     .await
 }
 

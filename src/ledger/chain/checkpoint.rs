@@ -46,7 +46,7 @@ pub struct Checkpoint {
 /// A text that is no checkpoint of this installation.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidCheckpoint {
-    #[error("it is no checkpoint: {0}")]
+    #[error("it is no checkpoint and no note of a restore: {0}")]
     Unreadable(#[from] serde_json::Error),
     #[error("it is of version {0}, which this program does not know")]
     Version(u32),
@@ -100,7 +100,7 @@ impl Checkpoint {
 /// A signed statement that the database was put back on purpose. Written as one JSON object in one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreNote {
-    /// The last row that counts as from before the restore, seen when the note was made.
+    /// The last row that the database had when it was put back, as it was when the note was made.
     restored: Checkpoint,
     reason: String,
     mac: ChainHash,

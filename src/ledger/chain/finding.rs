@@ -39,6 +39,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether it is said by a checkpoint of ours alone: the chain in itself may be sound.
+    pub const fn is_of_checkpoint(self) -> bool {
+        matches!(self, Fault::ShorterThanCheckpoint | Fault::DiffersFromCheckpoint)
+    }
+
     pub const fn word(self) -> &'static str {
         match self {
             Fault::EntryEdited => "entry_edited",

@@ -2,7 +2,7 @@
 //!
 //! Owns `ledger_chain`: each row holds the hash of one entry and of everything before it ([`encode`] says of what), in the
 //! order in which entries were found after their commit. [`extend`] adds rows, [`verify`] looks for what is wrong,
-//! [`Checkpoint`] pins the end of the chain outside of the database.
+//! [`Checkpoint`] pins the end of the chain outside of the database, and a [`RestoreNote`] says that it was put back.
 //! Always holds: an entry is chained once, some time after its commit (writing an entry costs nothing for it); the chain is
 //! only extended; an entry that commits late with a low id is not missed (see [`Progress`]).
 //! Refuses: to begin or commit, to judge whether an entry is right (`reconcile` does), to mend anything.
@@ -42,6 +42,9 @@ pub struct Progress {
     /// Every entry up to this id is finished and chained.
     settled_to: i64,
     watch: Option<Watch>,
+    /// The end of the chain that all of this was learned from. A database that was put back has another one, and gives ids
+    /// out again: then nothing of this holds.
+    head: Option<Head>,
 }
 
 /// A mark that waits for those who were writing when it was set.
@@ -70,12 +73,29 @@ pub struct Backlog {
 }
 
 impl Progress {
-    /// Whether everything there is has been chained, and nothing can be missing: one look at an index.
+    /// Whether everything there is has been chained, and nothing can be missing: one look at an index. Fewer entries than
+    /// were settled are no rest: the database was put back.
     ///
     /// # Errors
     /// The database's.
     pub async fn is_idle(&self, conn: &mut PgConnection) -> Result<bool, LedgerError> {
-        Ok(newest(conn).await? <= self.settled_to)
+        Ok(newest(conn).await? == self.settled_to)
+    }
+
+    /// What still holds on this database: nothing, if its chain is another one.
+    async fn still(&self, conn: &mut PgConnection) -> Result<Progress, LedgerError> {
+        let Some(head) = self.head else { return Ok(self.clone()) };
+        match row(conn, head.seq).await? {
+            Some(found) if found == head => Ok(self.clone()),
+            _ => {
+                tracing::error!(
+                    row = head.seq,
+                    "the end of the ledger's chain is not where it was: the database was put back; the chain goes on from \
+                     where it ends now"
+                );
+                Ok(Progress::default())
+            }
+        }
     }
 
     /// How far the chain is behind.
@@ -108,10 +128,11 @@ pub async fn extend(conn: &mut PgConnection, progress: &Progress, most: i64) -> 
     if !lock(conn).await? {
         return Ok(None);
     }
+    let progress = progress.still(conn).await?;
     let last = last(conn).await?;
     let settled_to = progress.settled_to.max(last.as_ref().map_or(0, |last| last.settled_to));
     // the order matters: the mark, then the writers, then the entries
-    let watch = watch(conn, progress).await?;
+    let watch = watch(conn, &progress).await?;
     let rows = unchained(conn, settled_to, most).await?;
     let more = i64::try_from(rows.len()).is_ok_and(|rows| rows == most);
     let seen_to = match rows.last() {
@@ -123,7 +144,7 @@ pub async fn extend(conn: &mut PgConnection, progress: &Progress, most: i64) -> 
         false => (settled_to, Some(watch)),
     };
     let head = append(conn, last.as_ref(), &rows, (settled_to, settled_now)).await?;
-    let progress = Progress { settled_to: settled_now, watch };
+    let progress = Progress { settled_to: settled_now, watch, head };
     Ok(Some(Extended { head, appended: rows.len() as u64, more, progress }))
 }
 

@@ -25,6 +25,10 @@ pub struct Verification {
     pub chained: u64,
     /// The hash at its end.
     pub head: Option<ChainHash>,
+    /// The number of its last row, zero without one.
+    pub end: i64,
+    /// The first row of which a counting checkpoint saw another hash, or which it saw and the chain lacks.
+    pub disagrees_at: Option<i64>,
     /// Checkpoints that it was held against; a noted restore is one.
     pub checkpoints: usize,
     /// Restores that were noted; nobody puts a database back unseen.
@@ -96,6 +100,8 @@ pub async fn verify(
     Ok(Verification {
         chained: walk.rows,
         head: head.map(|head| head.hash),
+        end: head.map_or(0, |head| head.seq),
+        disagrees_at: walk.disagrees_at,
         checkpoints: held_against,
         restores: restored,
         waiting,

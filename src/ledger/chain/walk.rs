@@ -36,6 +36,8 @@ pub(super) struct Walk<'a> {
     agreed: i64,
     differs: Option<(i64, Option<i64>, String)>,
     differing: usize,
+    /// The first row of which a checkpoint saw another hash, or which it saw and the chain lacks.
+    pub(super) disagrees_at: Option<i64>,
     pub(super) findings: Findings,
 }
 
@@ -86,6 +88,7 @@ impl<'a> Walk<'a> {
             agreed: 0,
             differs: None,
             differing: 0,
+            disagrees_at: None,
             findings: Findings::default(),
         }
     }
@@ -184,6 +187,8 @@ impl<'a> Walk<'a> {
     pub(super) fn end(&mut self) {
         self.explain_broken();
         let end = self.last.map_or(0, |last| last.seq);
+        let lacking = self.checkpoints.keys().copied().find(|seq| *seq > end).map(|_| end.saturating_add(1));
+        self.disagrees_at = self.differs.as_ref().map(|differs| differs.0).or(lacking);
         if let Some((seq, entry, seen_at)) = self.differs.take() {
             let (from, more) = (self.agreed + 1, self.differing - 1);
             let detail = format!(

@@ -67,7 +67,7 @@ impl Attempt<'_> {
     /// Orders the same again under the attempt's own key, where that buys nothing new. `None` when the answer is no job, or
     /// when it cannot be asked so: then nothing follows from that.
     async fn repeat_under_key(&mut self, provider: &Arc<dyn Provider>) -> Result<Option<VideoEnd>, LeaseLost> {
-        let age = self.video.attempt.age + self.claimed_at.elapsed();
+        let age = self.video.attempt.age + self.claimed_at.age();
         let honoured = provider.capabilities().idempotency_key && age < KEY_LIVES;
         if !honoured || self.video.deaths >= DEADLY || !self.has_image_again().await {
             return Ok(None);

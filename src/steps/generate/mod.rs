@@ -21,6 +21,7 @@ use rand::RngExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::prepare::ClaimTime;
 use super::Studio;
 use super::record::{AttemptEnd, Claim, ClaimedVideo, Close, Output, Reply, Transition, Verdict};
 use super::reference::Lent;
@@ -37,7 +38,8 @@ const DEADLY: u32 = 3;
 /// After its deadline an attempt is asked about once more, for as long as this, before it is given up: the time may have
 /// passed while nobody could ask. No longer than the attempt itself may take.
 const LAST_LOOK: Duration = Duration::from_secs(600);
-/// A claim older than this is not sent any more: somebody else may have taken the video for dead.
+/// A claim older than this is not sent any more: somebody else may have taken the video for dead. By both clocks: a machine
+/// that sleeps stops the one, and the other may be set.
 const STALE_CLAIM: Duration = Duration::from_secs(4);
 /// How long a stopping worker waits for the answer to a submission. Part of the time that a whole stop may take.
 const SUBMISSION_LEFT_AFTER: Duration = Duration::from_secs(10);
@@ -59,7 +61,7 @@ struct Attempt<'a> {
     /// Until when it is asked about although its deadline has passed.
     last_look: Instant,
     /// When it was certain for the last time that nobody else holds the video.
-    claimed_at: Instant,
+    claimed_at: ClaimTime,
     /// From when on a submission that is not listed counts as not bought.
     settled_at: Instant,
     handle: Option<Handle>,
@@ -95,7 +97,7 @@ struct Attempt<'a> {
 pub async fn generate(studio: Arc<Studio>, job: Job) {
     let claim = Claim { ticket: job.ticket(), worker: job.worker().into(), claim_id: AttemptId::generate() };
     // taken before the claim: what passes from here on may have let the lease run out
-    let claimed_at = Instant::now();
+    let claimed_at = ClaimTime::now();
     match studio.claims.record(Transition::Claim(claim)).await {
         Ok(Reply::Claimed(video)) => Attempt::new(&studio, *video, claimed_at).run(job).await,
         Ok(Reply::NothingToClaim | Reply::GivenBack) => job.settled(),
@@ -109,8 +111,8 @@ pub async fn generate(studio: Arc<Studio>, job: Job) {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(studio: &'a Studio, video: ClaimedVideo, claimed_at: Instant) -> Attempt<'a> {
-        let (deadline, last_look, settled_at) = times(studio, &video.model, claimed_at, video.attempt.age);
+    fn new(studio: &'a Studio, video: ClaimedVideo, claimed_at: ClaimTime) -> Attempt<'a> {
+        let (deadline, last_look, settled_at) = times(studio, &video.model, claimed_at.at, video.attempt.age);
         // taken once: the account that gave a handle is asked about it, whatever the settings say by then
         let provider = studio.providers.get().get(&video.attempt.provider).cloned();
         let calls = provider.as_ref().is_some_and(|provider| provider.has_callbacks());
@@ -204,7 +206,7 @@ impl<'a> Attempt<'a> {
         let poisoned = self.video.deaths >= DEADLY;
         match step {
             VideoStep::Submit if poisoned => Ok(VideoEnd::Rejected(FailureClass::Poison)),
-            VideoStep::Submit if self.claimed_at.elapsed() > STALE_CLAIM => {
+            VideoStep::Submit if self.claimed_at.age() > STALE_CLAIM => {
                 self.message = Some("The worker stalled before the request was sent.".to_owned());
                 Ok(VideoEnd::Rejected(FailureClass::Network))
             }

@@ -6,7 +6,7 @@
 //! worker that stalled over an image for however long is refused by the write, or by the look at the clock behind it,
 //! before a byte leaves. A video without an image never comes here and pays nothing.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use freezeframe_workflows::video::{VideoEnd, VideoStep};
 use tokio::time::Instant;
@@ -15,6 +15,24 @@ use super::{Attempt, DEADLY, LeaseLost, times};
 use crate::domain::{ImageFacts, Size};
 use crate::steps::record::Transition;
 use crate::steps::reference::Unusable;
+
+/// When a claim was asked for, by two clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClaimTime {
+    pub(super) at: Instant,
+    wall: SystemTime,
+}
+
+impl ClaimTime {
+    pub(super) fn now() -> ClaimTime {
+        ClaimTime { at: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// How old it is by the clock that says more.
+    pub(super) fn age(&self) -> Duration {
+        self.at.elapsed().max(self.wall.elapsed().unwrap_or_default())
+    }
+}
 
 impl Attempt<'_> {
     /// Whether this step waits for an image first.
@@ -79,11 +97,11 @@ impl Attempt<'_> {
 
     /// Makes the attempt `sent`. From here on its outcome is the provider's to tell.
     pub(super) async fn begin_to_send(&mut self) -> Result<(), LeaseLost> {
-        let asked_at = Instant::now();
+        let asked_at = ClaimTime::now();
         self.record_fenced(Transition::Sending { lease: self.video.lease.clone() }).await?;
         self.claimed_at = asked_at;
         (self.deadline, self.last_look, self.settled_at) =
-            times(self.studio, &self.video.model, asked_at, Duration::ZERO);
+            times(self.studio, &self.video.model, asked_at.at, Duration::ZERO);
         Ok(())
     }
 }

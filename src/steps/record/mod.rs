@@ -168,12 +168,17 @@ pub async fn rivals(
     with_images: bool,
 ) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
+        // two questions, because each has an index of its own
         r#"select exists (
                select from attempts a join videos v on v.id = a.video_id
-               where a.provider = $1 and a.handle is null and (a.unsent is not null or not $4) and v.prompt = $2
+               where a.finished_at is null and a.unsent is not true
+                   and a.provider = $1 and a.handle is null and (a.unsent is not null or not $4) and v.prompt = $2
                    and not (a.video_id = $3 and a.n = $5)
-                   and (a.finished_at is null and a.unsent is not true
-                       or a.state = 'unresolved' and a.finished_at > now() - interval '1 hour')
+           ) or exists (
+               select from attempts a join videos v on v.id = a.video_id
+               where a.state = 'unresolved' and a.finished_at > now() - interval '1 hour'
+                   and a.provider = $1 and a.handle is null and (a.unsent is not null or not $4) and v.prompt = $2
+                   and not (a.video_id = $3 and a.n = $5)
            ) as "rivals!""#,
         provider,
         prompt,

@@ -138,7 +138,7 @@ async fn place(tenant: &mut Tenant, items: &[Value], fates: HashMap<String, (i64
             true
         }
         402 => {
-            assert!(price > least, "{price} credits were refused although {least} were there");
+            assert!(price > least, "{price} credits were refused although {least} were there: {}", answer.text);
             assert_eq!(answer.number("/required"), price);
             let available = answer.number("/available");
             assert!((least..=most).contains(&available), "{available} is not within {least} and {most}");

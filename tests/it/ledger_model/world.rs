@@ -43,6 +43,11 @@ impl Tally {
         }
     }
 
+    /// Done or refused.
+    pub fn acts(&self) -> u64 {
+        self.done + self.refused.values().sum::<u64>()
+    }
+
     pub fn add(&mut self, other: &Tally) {
         self.done += other.done;
         self.videos += other.videos;
@@ -52,8 +57,8 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let refused: u64 = self.refused.values().sum();
-        let (all, why) = (self.done + refused, &self.refused);
+        let (all, why) = (self.acts(), &self.refused);
+        let refused = all - self.done;
         write!(f, "{all} acts on {} videos: {} done, {refused} refused {why:?}", self.videos, self.done)
     }
 }
