@@ -13,6 +13,8 @@ use crate::storage::Storage;
 
 /// How old the shown result may be beyond the cluster's last one.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// How long checkpoints are looked for before a worker starts without knowing.
+const LOOK_BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Between two questions whether a worker may start.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Kinds that only a newer process knows.
@@ -34,17 +36,16 @@ pub(super) async fn admit_workers(
     despite: bool,
 ) -> Result<()> {
     while billing::book_missing_losses(db).await? > 0 {}
-    let set_back = match billing::set_back(db, storage, key).await {
-        Ok(seen) => seen,
-        Err(error) => {
-            tracing::warn!(
-                error = format!("{:#}", anyhow::Error::from(error)),
-                "the ledger's checkpoints in the object store could not be read (the service needs to list there): whether \
-                 the database was put back is not known"
-            );
-            None
-        }
-    };
+    let looked = tokio::time::timeout(LOOK_BACK_WITHIN, billing::set_back(db, storage, key)).await;
+    let looked = looked.map_err(anyhow::Error::from).and_then(|looked| Ok(looked?));
+    let set_back = looked.unwrap_or_else(|error| {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the ledger's checkpoints in the object store could not be read (the service needs to list there): whether the \
+             database was put back is not known"
+        );
+        None
+    });
     if let Some(seen) = &set_back {
         tracing::error!(
             row = seen.seq(),
