@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use freezeframe::db::REQUEST_WITHIN;
 use reqwest::Method;
 use reqwest::header::RETRY_AFTER;
 use serde_json::{Value, json};
@@ -248,5 +249,32 @@ async fn a_transaction_whose_client_falls_silent_ends_within_seconds() {
     wire.resume();
     app.until_serving(&app.base()).await;
     assert_eq!(app.count("select count(*) from batches").await, 0);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_request_has_waited_for_its_key_is_not_left_to_wait_for_its_answer() {
+    const FOR_ITS_KEY: Duration = Duration::from_secs(3);
+    let app = TestApp::start(TestSettings { roles: API, ..TestSettings::default() }).await;
+    let customer = app.customer(10_000).await;
+    let mut wallets = app.pool().begin().await.unwrap();
+    sqlx::query("lock table wallets in access exclusive mode").execute(&mut *wallets).await.unwrap();
+    let mut keys = app.pool().begin().await.unwrap();
+    sqlx::query("lock table api_keys in access exclusive mode").execute(&mut *keys).await.unwrap();
+    let asked = Instant::now();
+    let asking = tokio::spawn(async move { customer.get("/api/enterprise/wallet").await });
+    let long_since = format!(
+        "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'freezeframe%'
+             and wait_event_type = 'Lock' and query_start < clock_timestamp() - {} * interval '1 s'",
+        FOR_ITS_KEY.as_secs()
+    );
+    app.until("the request has waited for its key", async || app.count(&long_since).await > 0).await;
+    keys.rollback().await.unwrap();
+    // the wallet stays locked: of the one budget only the rest is waited
+    let answer = asking.await.unwrap();
+    let took = asked.elapsed();
+    wallets.rollback().await.unwrap();
+    assert!(took < FOR_ITS_KEY + REQUEST_WITHIN, "each wait had a budget of its own: {took:?}");
+    assert_eq!(answer.problem(503)["type"], "/problems#unavailable");
     app.finish().await;
 }
