@@ -104,6 +104,42 @@ async fn dies_between_act_and_record(step: &str, scene: Scene, table: &str, act:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_byte_of_an_order_leaves_before_its_attempt_is_committed() {
+    let mut scene = Scene::open(None, false).await;
+    // everything is written, and the commit itself waits
+    scene
+        .app
+        .execute(
+            "create function wait_for_the_test() returns trigger language plpgsql security definer as $$ begin
+                 perform pg_advisory_xact_lock_shared(7041);
+                 return null;
+             end $$",
+        )
+        .await;
+    scene
+        .app
+        .execute(
+            "create constraint trigger wait after insert on attempts deferrable initially deferred
+             for each row execute function wait_for_the_test()",
+        )
+        .await;
+    let mut holding = scene.app.pool().begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(7041)").execute(&mut *holding).await.unwrap();
+    scene.app.start_process("worker").await;
+    // so long that whoever does not wait for it has ordered by then
+    scene.until(&format!("{BLOCKED} and query_start < clock_timestamp() - interval '1 s'")).await;
+    scene.app.process(0).kill();
+    scene.app.execute(&BLOCKED.replace("count(*)", "pg_terminate_backend(pid)")).await;
+    holding.rollback().await.unwrap();
+    let attempts = scene.app.count("select count(*) from attempts").await;
+    assert_eq!((attempts, scene.app.emulator.totals().creates_seen), (0, 0), "it ordered what nobody knows of");
+    scene.app.start_process("worker").await;
+    scene.until_sent("select count(*) from attempts where state = 'accepted'").await;
+    scene.app.emulator.advance_clock(FOR_EVER_MS);
+    scene.ends_well("intent").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_dies_between_a_submission_and_its_record_is_found_out_about_the_job() {
     let mut scene = Scene::open(Some(Fault::SlowAnswer { ms: 1_500 }), false).await;
     scene.app.start_process("worker").await;
