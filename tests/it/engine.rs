@@ -246,6 +246,10 @@ async fn a_video_that_kills_three_workers_is_failed_and_refunded() {
             app.count("select count(*) from attempts where state = 'accepted'").await == 1
         })
         .await;
+        // whoever gives it up asks nobody any more
+        let polls = || app.emulator.book().jobs.iter().map(|job| job.polls).sum::<u32>();
+        let before = polls();
+        app.until(&format!("worker {death} asks about it"), async || polls() > before).await;
         app.process(worker).kill();
     }
     app.start_process("worker").await;
