@@ -100,6 +100,46 @@ async fn a_restored_database_is_compared_before_a_worker_starts_and_money_in_dou
     app.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_note_of_a_restore_lets_no_worker_at_money_in_doubt() {
+    let mut app = TestApp::start(TestSettings::default()).await;
+    let customer = app.customer(1_000).await;
+    let id = customer.order(&order_of(2, "a lighthouse")).await;
+    app.finished_batch(&customer, &id).await;
+    let unchained = "select (select count(*) from credit_ledger) - (select count(*) from ledger_chain)";
+    app.until("everything is chained", async || app.count(unchained).await == 0).await;
+    app.stop_service().await;
+    // a snapshot put back in place, whose ledger ends earlier and whose wallet is not what its entries say
+    for statement in [
+        "alter table ledger_chain disable trigger user",
+        "delete from ledger_chain where seq = (select max(seq) from ledger_chain)",
+        "alter table ledger_chain enable trigger user",
+        "delete from workers",
+        "update wallets set available = available + 5 where source = 'paid'",
+    ] {
+        app.execute(statement).await;
+    }
+    let refused = app.command(&["serve", "--roles", "worker"]).await;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("wallet: 1"), "{told}");
+    app.output(&["ledger", "restored", "--reason", "the disk was lost"]).await;
+    let refused = app.command(&["serve", "--roles", "worker"]).await;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("wallet: 1"), "{told}");
+    assert_eq!(app.count("select count(*) from workers").await, 0);
+    // a process that serves requests does that meanwhile, and its worker starts when the money is right
+    app.start_service().await;
+    app.until_serving(&app.base()).await;
+    app.here(&customer).batch(&id).await;
+    assert_eq!(app.count("select count(*) from workers").await, 0);
+    app.execute("update wallets set available = available - 5 where source = 'paid'").await;
+    assert!(app.command(&["reconcile"]).await.status.success());
+    app.stop_service().await;
+    app.start_service().await;
+    app.until("the worker has started", async || app.count("select count(*) from workers").await > 0).await;
+    app.finish().await;
+}
+
 /// As if everything stored so far came from another incarnation of the database.
 async fn restore(app: &TestApp) {
     for statement in [
