@@ -56,7 +56,7 @@ async fn write(studio: &Studio, news: &[LateNews]) -> Result<(HashSet<(VideoId, 
         match write_late(&studio.db, std::slice::from_ref(one)).await {
             Ok((ended, credits)) => {
                 written.extend(ended);
-                booked = Credits::total([booked, credits].into_iter()).unwrap_or(booked);
+                booked = Credits::total([booked, credits]).unwrap_or(booked);
             }
             Err(JournalError::Refused(why)) => {
                 tracing::warn!(video = %one.video, attempt = one.n, why, "what was learned of an ended attempt was refused");
