@@ -132,7 +132,7 @@ async fn run_on(store: &Store, dir: &Path, bench: HttpBench) -> Result<HttpRepor
 
 /// The stuck clients come, stay for a round and go; the round with them, the one after them, and their connections.
 async fn wave(name: &str, honest: &Honest, bench: HttpBench, server: &Server) -> Result<(Round, Round, u64)> {
-    let stuck = Stuck::start(server.address, &honest.key, bench.stuck);
+    let stuck = Stuck::start(server.address, &honest.key, bench.stuck)?;
     // those that vanish and those that are being ended are always a few
     wait("the stuck clients are there", async || Ok(stuck.open() * 10 >= bench.stuck * 9)).await?;
     let with = honest.round(&format!("{name}-with"), bench, server).await?;

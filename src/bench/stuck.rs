@@ -1,5 +1,7 @@
-//! Clients that hold connections badly, in seven ways; each opens another connection as soon as its last is gone.
+//! Clients that hold connections badly, in seven ways; each opens another connection as soon as its last is gone. They have a
+//! thread of their own: what honest clients wait for is the server, and not the turns of thousands beside them.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 /// Between two bytes of a client that sends slowly.
@@ -19,6 +22,7 @@ const KINDS: usize = 7;
 
 /// Many of them.
 pub(super) struct Stuck {
+    runtime: Runtime,
     clients: JoinSet<()>,
     counts: Arc<Counts>,
 }
@@ -31,11 +35,16 @@ struct Counts {
 
 impl Stuck {
     /// Starts `count` clients of the server at `address`; some of them have a customer's `key`.
-    pub(super) fn start(address: SocketAddr, key: &str, count: usize) -> Stuck {
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn start(address: SocketAddr, key: &str, count: usize) -> io::Result<Stuck> {
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).thread_name("stuck clients").enable_all().build()?;
         let (mut clients, counts, key) = (JoinSet::new(), Arc::<Counts>::default(), Arc::<str>::from(key));
         for kind in 0..count {
             let (counts, key) = (counts.clone(), key.clone());
-            clients.spawn(async move {
+            let client = async move {
                 loop {
                     if let Ok(stream) = TcpStream::connect(address).await {
                         counts.opened.fetch_add(1, Ordering::Relaxed);
@@ -46,9 +55,10 @@ impl Stuck {
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
-            });
+            };
+            clients.spawn_on(client, runtime.handle());
         }
-        Stuck { clients, counts }
+        Ok(Stuck { runtime, clients, counts })
     }
 
     pub(super) fn open(&self) -> usize {
@@ -58,6 +68,8 @@ impl Stuck {
     /// Lets all of them vanish; answers how many connections they had in all.
     pub(super) async fn stop(mut self) -> u64 {
         self.clients.shutdown().await;
+        // nothing runs there any more
+        self.runtime.shutdown_background();
         self.counts.opened.load(Ordering::Relaxed)
     }
 }
@@ -69,7 +81,7 @@ fn post(key: &str) -> String {
     )
 }
 
-async fn misbehave(mut stream: TcpStream, kind: usize, key: &str) -> std::io::Result<()> {
+async fn misbehave(mut stream: TcpStream, kind: usize, key: &str) -> io::Result<()> {
     match kind {
         // says nothing
         0 => {}
@@ -105,14 +117,14 @@ async fn misbehave(mut stream: TcpStream, kind: usize, key: &str) -> std::io::Re
     until_closed(stream).await
 }
 
-async fn drip(mut stream: TcpStream, piece: &[u8]) -> std::io::Result<()> {
+async fn drip(mut stream: TcpStream, piece: &[u8]) -> io::Result<()> {
     loop {
         stream.write_all(piece).await?;
         tokio::time::sleep(DRIP).await;
     }
 }
 
-async fn until_closed(mut stream: TcpStream) -> std::io::Result<()> {
+async fn until_closed(mut stream: TcpStream) -> io::Result<()> {
     let mut ignored = [0; 1024];
     while stream.read(&mut ignored).await? > 0 {}
     Ok(())
