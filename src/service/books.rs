@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 
-use crate::billing::{self, KINDS};
+use crate::billing::{self, KINDS, NotAdmitted};
 use crate::db::Database;
 use crate::ledger::chain::CheckpointKey;
 use crate::metrics;
@@ -15,8 +15,9 @@ use crate::storage::Storage;
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How long checkpoints are looked for before a worker starts without knowing.
 const LOOK_BACK_WITHIN: Duration = Duration::from_secs(10);
-/// Between two questions whether a worker may start.
+/// Between two questions whether a worker may start on books that were in doubt, and after one that got no answer.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Kinds that only a newer process knows.
 const OTHER: &str = "other";
 
@@ -69,15 +70,15 @@ pub(super) async fn await_admission(
     loop {
         // whatever a comparison holds ends with its connection
         let Some(admitted) = stop.run_until_cancelled(admit_workers(db, evidence, despite)).await else { return false };
-        match admitted {
-            Ok(()) => return true,
-            Err(error) => tracing::error!(
-                error = format!("{error:#}"),
-                again_after = ?ASK_AGAIN,
-                "no worker starts in this process; requests are served, and batches wait"
-            ),
-        }
-        if stop.run_until_cancelled(tokio::time::sleep(ASK_AGAIN)).await.is_none() {
+        let Err(error) = admitted else { return true };
+        let in_doubt = matches!(error.downcast_ref::<NotAdmitted>(), Some(NotAdmitted::MoneyInDoubt { .. }));
+        let again_after = if in_doubt { ASK_AGAIN } else { TRY_AGAIN };
+        tracing::error!(
+            error = format!("{error:#}"),
+            ?again_after,
+            "no worker starts in this process; requests are served, and batches wait"
+        );
+        if stop.run_until_cancelled(tokio::time::sleep(again_after)).await.is_none() {
             return false;
         }
     }
