@@ -10,7 +10,7 @@ demo: tools   ## a batch of 20 videos from order to settlement; ARGS="--exit --j
 test: tools   ## every test of every member
 	SQLX_OFFLINE=true cargo test --workspace --locked --no-fail-fast $(ARGS)
 
-chaos: tools  ## workers, database, connections and clients die at random; CHAOS=full takes about two hours
+chaos: tools  ## workers, database, connections and clients die at random; CHAOS=full takes about 45 minutes
 	@.ci/chaos $(CHAOS)
 
 check: tools  ## what a reviewer should not have to say

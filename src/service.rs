@@ -177,17 +177,17 @@ impl Service {
         });
     }
 
-    /// A worker starts when the books allow it. A process that has `other_work` waits for that beside it; one that has none
-    /// is ended if they do not.
+    /// A worker starts when the books allow it. A process that `serves_requests` waits for that beside them; another one is
+    /// ended if they do not.
     async fn start_worker(
         &mut self,
         config: &Config,
         (engine, storage): (Database, Storage),
         offer: &Offer,
-        other_work: bool,
+        serves_requests: bool,
     ) -> Result<()> {
         let (key, despite) = (CheckpointKey::new(&self.master), config.reconcile.start_despite_differences);
-        if !other_work {
+        if !serves_requests {
             books::admit_workers(&engine, (&storage, &key), despite).await?;
         }
         let files = (config.engine.slots * FILES_PER_VIDEO + OTHER_FILES) as u64;
@@ -223,7 +223,7 @@ impl Service {
         let stop = self.stop.clone();
         self.roles.spawn(async move {
             let evidence = (&studio.storage, &studio.checkpoint_key);
-            if other_work && !books::await_admission(&studio.db, evidence, despite, &stop).await {
+            if serves_requests && !books::await_admission(&studio.db, evidence, despite, &stop).await {
                 return Ok(());
             }
             Ok(worker::work(Arc::new(studio), settings, stop).await?)

@@ -56,7 +56,7 @@ pub(super) async fn admit_workers(
              on purpose, say so with `freezeframe ledger restored --reason ...`"
         );
     }
-    Ok(billing::admit_workers(db, &process_name(), (set_back.is_some(), despite)).await?)
+    Ok(billing::admit_workers(db, &process_name(), (set_back.map(|seen| seen.age()), despite)).await?)
 }
 
 /// Asks again and again, where the process has other work to do meanwhile. Returns whether workers may start; `false` at

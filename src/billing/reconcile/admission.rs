@@ -2,7 +2,8 @@
 //!
 //! Always holds: an incarnation of the database is compared once before the first worker, and again before a worker while it
 //! is known to be older than what was seen of it; whoever starts meanwhile waits for that. A refusal holds until a later
-//! comparison admits. A comparison reads everything, so the next one is made when a tenth of the time went into the last.
+//! comparison admits. A comparison reads everything, so the next one waits ten times as long as the last one took, unless that
+//! one was made before the database was set back.
 //! Differences of money keep workers away; others are told while they work. Where the settings let workers start despite
 //! differences, a comparison that fails keeps nobody away either.
 
@@ -15,9 +16,6 @@ use sqlx::Connection as _;
 use super::record::{self, Entry, Occasion};
 use super::{ReconcileError, audit, reconcile};
 use crate::db::Database;
-
-/// Of ten parts of the time one is for comparisons.
-const REST_PER_WORK: f64 = 10.0;
 
 /// Why no worker starts.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +37,17 @@ impl From<sqlx::Error> for NotAdmitted {
     }
 }
 
-/// Compares the books unless this incarnation of the database was compared before, and always if it was set back in place.
+/// Compares the books unless this incarnation of the database was compared before, and also then if it was set back in place:
+/// `set_back` says how long ago it was seen further than it is.
 ///
 /// # Errors
 /// [`NotAdmitted`]: differences of money, or a comparison that failed, unless `despite` them; or the database's.
-pub async fn admit_workers(db: &Database, who: &str, (set_back, despite): (bool, bool)) -> Result<(), NotAdmitted> {
-    if !set_back && record::is_admitted(db).await? {
+pub async fn admit_workers(
+    db: &Database,
+    who: &str,
+    (set_back, despite): (Option<Duration>, bool),
+) -> Result<(), NotAdmitted> {
+    if set_back.is_none() && record::is_admitted(db).await? {
         return Ok(());
     }
     // the lock goes with this connection
@@ -55,12 +58,16 @@ pub async fn admit_workers(db: &Database, who: &str, (set_back, despite): (bool,
     admitted
 }
 
-async fn compare(db: &Database, who: &str, (set_back, despite): (bool, bool)) -> Result<(), NotAdmitted> {
+async fn compare(db: &Database, who: &str, (set_back, despite): (Option<Duration>, bool)) -> Result<(), NotAdmitted> {
     let admitted = record::is_admitted(db).await?;
-    if !set_back && admitted {
+    if set_back.is_none() && admitted {
         return Ok(());
     }
-    if let Some(last) = record::last_start(db).await?.filter(|last| last.age_secs < rest_after(last.took())) {
+    let still_good = |last: &record::LastStart| {
+        let rest = last.took().saturating_mul(audit::REST_PER_WORK);
+        last.age_secs < rest.min(set_back.unwrap_or(Duration::MAX)).as_secs_f64()
+    };
+    if let Some(last) = record::last_start(db).await?.filter(still_good) {
         match admitted || last.admits {
             true => return Ok(()),
             false if despite => {}
@@ -101,9 +108,4 @@ async fn compare(db: &Database, who: &str, (set_back, despite): (bool, bool)) ->
 fn told<Kind: Display>(sum: i64, kinds: &BTreeMap<Kind, u64>) -> String {
     let counted: Vec<String> = kinds.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
     format!("sum of the books {sum}, differences: {}", counted.join(", "))
-}
-
-/// Seconds for which the result of a comparison that took so long is good.
-fn rest_after(took: Duration) -> f64 {
-    took.as_secs_f64() * REST_PER_WORK
 }

@@ -24,8 +24,8 @@ use crate::storage::Storage;
 const LAST_HOURS: TimeDelta = TimeDelta::hours(6);
 /// What is younger is not compared.
 const SETTLED: TimeDelta = TimeDelta::seconds(60);
-/// A comparison reads everything there is, so it may take a tenth of the time and no more.
-const REST_PER_WORK: u32 = 10;
+/// A comparison reads everything there is, so the next one waits so many times as long as it took.
+pub(super) const REST_PER_WORK: u32 = 10;
 /// How many times the ordinary interval that may become.
 const LONGEST_REST: u32 = 12;
 

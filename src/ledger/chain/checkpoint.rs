@@ -7,6 +7,8 @@
 //! made by a holder of the master key (HMAC-SHA-256 under a key for this purpose alone). `seq` is the number of entries too:
 //! the chain counts from 1 without a gap.
 
+use std::time::Duration;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -94,6 +96,12 @@ impl Checkpoint {
 
     pub fn at(&self) -> &str {
         &self.at
+    }
+
+    /// How long ago it was made, by the clock of this process.
+    pub fn age(&self) -> Duration {
+        let at = DateTime::parse_from_rfc3339(&self.at).ok();
+        at.and_then(|at| (Utc::now() - at.to_utc()).to_std().ok()).unwrap_or_default()
     }
 }
 
@@ -188,6 +196,7 @@ mod tests {
         let newer = line.replacen("\"version\":1", "\"version\":2", 1);
         assert!(matches!(Checkpoint::read(&key("1"), &newer), Err(InvalidCheckpoint::Version(2))));
     }
+
     #[test]
     fn a_restore_retires_earlier_checkpoints_of_later_rows_and_a_changed_note_is_forged() {
         let key = CheckpointKey::new(&MasterKey::from_hex(&"1".repeat(64)).unwrap());
