@@ -2,8 +2,9 @@
 //!
 //! Always holds: an upload holds what it has gathered of one part, block by block, and no more, so that a source that drips
 //! takes little and gives it back with its part; all uploads together hold at most the configured amount, and
-//! [`UNRESERVED_BYTES`] each. Some upload can always go on: a quarter of the amount is kept back for whole parts, and whoever
-//! has that for its part waits for nobody's memory until the part is sent, and gives up its blocks.
+//! [`UNRESERVED_BYTES`] each. Uploads never wait for each other alone: a quarter of the amount is kept back for whole parts,
+//! and whoever has that for its part waits for nobody's memory until the part is sent, and gives up its blocks. Only
+//! sources that stand still, as many as fill the amount, can hold others up: until one that has a whole part ends.
 //! Refuses: to judge how fast a source is. Whoever fetches it ends one that is too slow.
 
 use std::sync::Arc;

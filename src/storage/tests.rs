@@ -353,10 +353,10 @@ impl Stuck {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sources_that_do_not_go_on_take_only_what_they_brought_and_stand_in_nobodys_way() {
-    // parts as for a bucket, and the memory that is the default
+    // parts as for a bucket, and the memory that is the default: room for ten whole parts of uploads that ask for blocks
     let storage = Storage::open(&config("memory://", ""), no_clients).unwrap();
     let all = storage.upload_memory.free();
-    for (count, bytes) in [(40, 400_000), (12, PART_BYTES - 1), (40, 200_000)] {
+    for (count, bytes) in [(40, 400_000), (5, PART_BYTES - 1), (40, 200_000)] {
         let mut stuck = Stuck::begin(&storage, count, bytes);
         let honest = (0..5).map(|_| {
             let storage = storage.clone();
@@ -397,8 +397,16 @@ async fn more_uploads_than_there_is_memory_for_take_turns() {
     storage.put_video(&new_key(), body(&clip(100_000)), None).await.unwrap();
     let whole = std::iter::from_fn(|| stuck.dry.try_recv().ok()).count();
     assert!(whole <= 10, "{whole} whole parts in the memory of eight and what needs none");
+    // those that wait for it, each with a part of its own begun, get through once the stuck ones are ended
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (storage, source) = (storage.clone(), body(&file));
+        waiting.spawn(async move { storage.put_video(&new_key(), source, None).await.unwrap() });
+    }
+    tokio::task::yield_now().await;
     stuck.uploads.shutdown().await;
-    storage.put_video(&new_key(), body(&file), None).await.unwrap();
+    let through = tokio::time::timeout(Duration::from_secs(120), waiting.join_all()).await;
+    assert_eq!(through.expect("they wait for each other").len(), 20);
     assert_eq!(storage.upload_memory.free(), all);
 }
 
