@@ -97,12 +97,31 @@ pub async fn verify(
     key: &CheckpointKey,
     given: &[Given],
 ) -> Result<Verification, EvidenceError> {
-    let mut forged = Vec::new();
-    let mut kept = texts(storage, Evidence::Checkpoint).await?;
-    kept.extend(given.iter().cloned());
-    let checkpoints = known(&kept, |text| Checkpoint::read(key, text), &mut forged);
-    let restores = texts(storage, Evidence::Restore).await?;
-    let restores = known(&restores, |text| RestoreNote::read(key, text), &mut forged);
+    verify_against(db, Known::read(storage, key, given).await?).await.map(|(found, _)| found)
+}
+
+/// What is held against the chain.
+struct Known {
+    checkpoints: Vec<Checkpoint>,
+    restores: Vec<RestoreNote>,
+    forged: Vec<Finding>,
+}
+
+impl Known {
+    async fn read(storage: &Storage, key: &CheckpointKey, given: &[Given]) -> Result<Known, EvidenceError> {
+        let mut forged = Vec::new();
+        let mut kept = texts(storage, Evidence::Checkpoint).await?;
+        kept.extend(given.iter().cloned());
+        let checkpoints = known(&kept, |text| Checkpoint::read(key, text), &mut forged);
+        let restores = texts(storage, Evidence::Restore).await?;
+        let restores = known(&restores, |text| RestoreNote::read(key, text), &mut forged);
+        Ok(Known { checkpoints, restores, forged })
+    }
+}
+
+/// Answers the checkpoints too.
+async fn verify_against(db: &Database, known: Known) -> Result<(Verification, Vec<Checkpoint>), EvidenceError> {
+    let Known { checkpoints, restores, forged } = known;
     let mut tx = db.begin().await?;
     // a page is read in no time, except where everything is to be looked for what is not chained
     tx.execute("set transaction isolation level repeatable read, read only; set local statement_timeout = '15min'")
@@ -110,11 +129,11 @@ pub async fn verify(
     let mut found = chain::verify(&mut tx, &checkpoints, &restores).await?;
     tx.rollback().await?;
     found.findings.extend(forged);
-    Ok(found)
+    Ok((found, checkpoints))
 }
 
-/// Notes that the database was put back on purpose to `row`, by default the present end of the chain: checkpoints of later
-/// rows count no more. The note stands in every later verification, and a checkpoint of the present end is kept beside it.
+/// Notes that the database was put back on purpose to `row`, by default the present end of the chain: the checkpoints of
+/// later rows that are in the store and in `given` count no more. The note stands in every later verification, and a checkpoint of the present end is kept beside it.
 /// `None` when every checkpoint agrees with the chain: then nothing is to be noted.
 ///
 /// # Errors
@@ -124,7 +143,7 @@ pub async fn note_restore(
     given: &[Given],
     (row, reason): (Option<i64>, &str),
 ) -> Result<Option<RestoreNote>, RestoreRefused> {
-    let found = verify(db, storage, key, given).await?;
+    let (found, checkpoints) = verify_against(db, Known::read(storage, key, given).await?).await?;
     let listed = found.findings.iter().filter(|finding| !finding.fault.is_of_checkpoint()).count();
     let others = found.unlisted + listed as u64;
     if others > 0 {
@@ -140,7 +159,7 @@ pub async fn note_restore(
             if disagrees <= row && disagrees <= found.end {
                 return Err(RestoreRefused::DisagreesBefore { disagrees, row });
             }
-            let note = RestoreNote::sign(key, row_of(db, row, found.end).await?, reason, Utc::now());
+            let note = RestoreNote::sign(key, row_of(db, row, found.end).await?, &checkpoints, reason, Utc::now());
             let object = ObjectKey::evidence(Evidence::Restore, row, &note.mac().to_string());
             storage.put_evidence(&object, note.line()).await.map_err(EvidenceError::from)?;
             Some(note)

@@ -1,5 +1,5 @@
-//! Late: what became of a job after its attempt had ended, because its outcome was unknown, its time was over or the
-//! provider did not know it any more.
+//! Late: what became of a job after its attempt had ended, because its outcome was unknown, its time was over, the provider
+//! did not know it any more or seemed not to have taken it.
 //!
 //! A success is written down with its time and its cost to us. Always holds: a look is regular, bounded and nobody waits for
 //! it; a job without a handle is taken from a callback that names it for this very attempt, or from the provider's list when
@@ -142,7 +142,9 @@ async fn find(studio: &Studio, attempt: &LateAttempt, provider: &Arc<dyn Provide
 /// other orders only after the list: whoever has a job in it has been written down before.
 async fn listed(studio: &Studio, attempt: &LateAttempt, provider: &Arc<dyn Provider>) -> Option<Vec<String>> {
     let capabilities = provider.capabilities();
-    if !capabilities.find || (attempt.with_image && !capabilities.marks_orders) {
+    // that it was not in the list has been seen: what is alike there now may be its successor's
+    let only_marked = attempt.with_image || attempt.not_bought;
+    if !capabilities.find || (only_marked && !capabilities.marks_orders) {
         return None;
     }
     let request = GenerationRequest {

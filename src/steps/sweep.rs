@@ -54,6 +54,7 @@ pub async fn sweep(db: &Database) -> Result<Swept, sqlx::Error> {
     };
     queue::forget_dead_workers(&mut tx).await?;
     callbacks::forget_old(&mut tx).await?;
+    super::record::forget_fruitless(&mut tx).await?;
     db::commit("sweep", tx).await?;
     if swept != Swept::default() {
         tracing::info!(

@@ -11,8 +11,6 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _, PutPayload};
 use super::{ObjectKey, ReadError, Storage};
 
 const ROOM: &str = "ledger";
-/// The longest that is read.
-const MAX_BYTES: u64 = 8192;
 /// Requests under way at a time.
 const AT_ONCE: usize = 16;
 /// Digits of the hash in a name.
@@ -31,6 +29,18 @@ impl Evidence {
             Evidence::Checkpoint => "checkpoints",
             Evidence::Restore => "restores",
         }
+    }
+
+    /// The longest that is read. A note names the checkpoints that it retires.
+    const fn most_bytes(self) -> u64 {
+        match self {
+            Evidence::Checkpoint => 8 << 10,
+            Evidence::Restore => 512 << 10,
+        }
+    }
+
+    fn of(key: &ObjectKey) -> Evidence {
+        if key.0.prefix_matches(&Evidence::Restore.prefix()) { Evidence::Restore } else { Evidence::Checkpoint }
     }
 
     fn prefix(self) -> Path {
@@ -91,7 +101,7 @@ impl Storage {
     async fn read_text(&self, key: &ObjectKey) -> Result<String, ReadError> {
         let failed = |source| ReadError::new(key, source);
         let found = self.hasty.get(&key.0).await.map_err(failed)?;
-        if found.meta.size > MAX_BYTES {
+        if found.meta.size > Evidence::of(key).most_bytes() {
             return Ok(String::new());
         }
         let bytes = found.bytes().await.map_err(failed)?;

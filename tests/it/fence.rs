@@ -174,3 +174,21 @@ async fn a_job_that_went_on_cannot_be_claimed_with_the_old_ticket() {
     assert!(matches!(write(&app, failed(&video)).await, Reply::Written));
     end(app).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_was_set_back_gives_an_epoch_out_twice_and_refuses_whoever_has_it_from_before() {
+    let app = one_released_video().await;
+    let first = claimed(&app, "first").await;
+    let stale = claimed(&app, "second").await;
+    // as it was before the second claim
+    let (epoch, claim) = (first.lease.epoch, first.lease.claim.bare());
+    app.execute(&format!("update videos set lease_epoch = {epoch}, claim_id = '{claim}', deaths = 0")).await;
+    app.execute(&format!("update attempts set lease_epoch = {epoch}, worker = 'first'")).await;
+    let fresh = claimed(&app, "second").await;
+    assert_eq!((fresh.lease.attempt, fresh.lease.epoch), (stale.lease.attempt, stale.lease.epoch));
+    assert_eq!(fresh.attempt.id, stale.attempt.id);
+    assert_all_refused(&app, &stale).await;
+    assert!(matches!(write(&app, failed(&fresh)).await, Reply::Written));
+    assert_all_refused(&app, &stale).await;
+    end(app).await;
+}

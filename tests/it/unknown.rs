@@ -65,12 +65,12 @@ fn rules() -> Vec<Rule> {
 fn settings(mode: Mode, all: usize) -> TestSettings {
     let usual = TestSettings::default();
     // what cannot be found out is waited for until the deadline; nothing else takes so long
-    let deadline_secs = if mode == Mode::Neither { 20 + all / 40 } else { 1_800 };
+    let deadline_secs = if mode == Mode::Neither { 20 + all / 20 } else { 1_800 };
     TestSettings {
         profile: Profile { honours_keys: mode == Mode::KeyHonoured, ..usual.profile.clone() },
         rules: rules(),
         slots: 1_000,
-        submit_timeout_secs: 30,
+        submit_timeout_secs: 30 + (all as u64) / 100,
         more_account: match mode {
             Mode::KeyHonoured => "idempotency_key = true\ncan_list = false",
             Mode::Listable => "",
@@ -246,6 +246,38 @@ async fn a_job_that_succeeds_after_the_refund_is_recorded_and_never_charged_nor_
     }
     let shown = customer.videos(&id).await.iter().map(Value::to_string).collect::<String>();
     assert!(!shown.contains("sora\"") && !shown.contains("video_0"), "neither account nor job is told: {shown}");
+    app.output(&["reconcile"]).await;
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callback_that_names_a_job_after_the_list_did_not_is_our_loss_and_no_second_video() {
+    let rules = vec![Rule::on_prompt("unseen", Fault::DroppedBeforeAccept).nth(Nth::only(1))];
+    let app = TestApp::start(TestSettings { rules, models: models(1_800), ..TestSettings::default() }).await;
+    let customer = app.customer(PURSE).await;
+    let id = customer.order(&json!({"items": [item("an unseen fox")]})).await;
+    assert_eq!(app.finished_batch(&customer, &id).await.word("/status"), "completed");
+    let told = &histories(&customer, &id).await[0];
+    assert_eq!((told.len(), &told[0]["state"], &told[0]["failure_type"]), (2, &json!("refused"), &json!("network")));
+    // the list has the second attempt's job alone, which is nobody else's
+    let looked = "select count(*) from late_looks where looks > 0 and finding is null";
+    app.until("the list was not believed", async || {
+        app.execute("update late_looks set next_look_at = now() where looks = 0").await;
+        app.count(looked).await == 1
+    })
+    .await;
+    // the provider took the first order after all, showed it to nobody, and calls
+    let job = app.order_past_the_house("an unseen fox").await;
+    let written = app
+        .execute(&format!(
+            "insert into provider_callbacks (account, subject, job, ended)
+             select provider, 'att_' || id, '{job}', true from attempts where n = 1"
+        ))
+        .await;
+    assert_eq!(written, 1);
+    look_until(&app, 1).await;
+    assert!(histories(&customer, &id).await[0][0]["late_success_at"].is_string());
+    assert_eq!((books(&app).await.provider_loss, customer.available().await), (COST, PURSE - PRICE));
     app.output(&["reconcile"]).await;
     app.finish().await;
 }

@@ -1,12 +1,14 @@
 //! Checkpoints: what the chain was at one moment, signed, to be kept where nobody who rewrites the database can reach it.
 //!
 //! A database that was put back on purpose is shorter than its checkpoints, and goes on differently: a [`RestoreNote`] says
-//! from which row on, why, and when; checkpoints of later rows that were made before it count no more.
+//! from which row on, why, and when, and which checkpoints count no more: those of later rows that were known when it was made,
+//! each by its hash, so that no host's clock decides.
 //!
 //! Always holds: a checkpoint pins every entry that was chained before it, since its hash follows from all of them; it was
 //! made by a holder of the master key (HMAC-SHA-256 under a key for this purpose alone). `seq` is the number of entries too:
 //! the chain counts from 1 without a gap.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -110,17 +112,21 @@ impl Checkpoint {
 pub struct RestoreNote {
     /// The last row that the database had when it was put back, as it was when the note was made.
     restored: Checkpoint,
+    /// What checkpoints of later rows saw there.
+    retired: BTreeSet<ChainHash>,
     reason: String,
     mac: ChainHash,
 }
 
 impl RestoreNote {
-    /// Notes at `at` that the chain goes on anew behind `head`.
-    pub fn sign(key: &CheckpointKey, head: Head, reason: &str, at: DateTime<Utc>) -> RestoreNote {
+    /// Notes at `at` that the chain goes on anew behind `head`, whatever those of `known` say that are of later rows.
+    pub fn sign(key: &CheckpointKey, head: Head, known: &[Checkpoint], reason: &str, at: DateTime<Utc>) -> RestoreNote {
         let restored = Checkpoint::sign(key, head, at);
+        let later = known.iter().filter(|checkpoint| checkpoint.seq > head.seq);
+        let retired: BTreeSet<ChainHash> = later.map(|checkpoint| checkpoint.hash).collect();
         let reason: String = reason.chars().take(MOST_REASON).collect();
-        let mac = key.restores.sign(restore_message(&restored, &reason).as_bytes()).into();
-        RestoreNote { restored, reason, mac }
+        let mac = key.restores.sign(restore_message(&restored, &retired, &reason).as_bytes()).into();
+        RestoreNote { restored, retired, reason, mac }
     }
 
     /// Reads a note and checks its signatures.
@@ -130,7 +136,10 @@ impl RestoreNote {
     pub fn read(key: &CheckpointKey, text: &str) -> Result<RestoreNote, InvalidCheckpoint> {
         let found: RestoreNote = serde_json::from_str(text)?;
         Checkpoint::read(key, &found.restored.line())?;
-        match key.restores.verify(restore_message(&found.restored, &found.reason).as_bytes(), found.mac.bytes()) {
+        match key
+            .restores
+            .verify(restore_message(&found.restored, &found.retired, &found.reason).as_bytes(), found.mac.bytes())
+        {
             true => Ok(found),
             false => Err(InvalidCheckpoint::Forged),
         }
@@ -155,15 +164,15 @@ impl RestoreNote {
         &self.reason
     }
 
-    /// Whether a checkpoint counts no more: it is of a later row and was made before. Times of both are written alike, so
-    /// they compare as texts.
+    /// Whether a checkpoint counts no more: it is of a later row, and was known when the note was made.
     pub fn retires(&self, checkpoint: &Checkpoint) -> bool {
-        checkpoint.seq > self.restored.seq && checkpoint.at <= self.restored.at
+        checkpoint.seq > self.restored.seq && self.retired.contains(&checkpoint.hash)
     }
 }
 
-fn restore_message(restored: &Checkpoint, reason: &str) -> String {
-    format!("{} {reason}", restored.line())
+fn restore_message(restored: &Checkpoint, retired: &BTreeSet<ChainHash>, reason: &str) -> String {
+    let retired: Vec<String> = retired.iter().map(ChainHash::to_string).collect();
+    format!("{} [{}] {reason}", restored.line(), retired.join(" "))
 }
 
 fn message(version: u32, seq: i64, hash: &ChainHash, at: &str) -> String {
@@ -198,26 +207,41 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_retires_earlier_checkpoints_of_later_rows_and_a_changed_note_is_forged() {
+    fn a_restore_retires_known_checkpoints_of_later_rows_and_a_changed_note_is_forged() {
         let key = CheckpointKey::new(&MasterKey::from_hex(&"1".repeat(64)).unwrap());
         let seen = |seq: i64, secs: i64| {
             let head = Head { seq, hash: "ab".repeat(32).parse().unwrap() };
             Checkpoint::sign(&key, head, DateTime::from_timestamp(secs, 0).unwrap())
         };
         let head = Head { seq: 10, hash: "ab".repeat(32).parse().unwrap() };
-        let line = RestoreNote::sign(&key, head, "disk lost", DateTime::from_timestamp(100, 0).unwrap()).line();
+        let other = |seq: i64| {
+            let head = Head { seq, hash: "cd".repeat(32).parse().unwrap() };
+            Checkpoint::sign(&key, head, DateTime::UNIX_EPOCH)
+        };
+        // the time of a checkpoint says nothing
+        let known = [seen(11, 101), other(9)];
+        let at = DateTime::from_timestamp(100, 0).unwrap();
+        let line = RestoreNote::sign(&key, head, &known, "disk lost", at).line();
         let note = RestoreNote::read(&key, &line).unwrap();
         assert_eq!((note.reason(), note.restored().seq()), ("disk lost", 10));
-        let retired = [(11, 99), (11, 100), (11, 101), (10, 50)].map(|(seq, secs)| note.retires(&seen(seq, secs)));
+        let retired =
+            [seen(11, 99), seen(11, 101), other(11), seen(10, 50)].map(|checkpoint| note.retires(&checkpoint));
         assert_eq!(retired, [true, true, false, false]);
-        for (text, other) in [("disk", "Disk"), ("\"seq\":10", "\"seq\":9"), ("1970", "1980")] {
+        let known = "ab".repeat(32);
+        for (text, other) in [
+            ("disk", "Disk"),
+            ("\"seq\":10", "\"seq\":9"),
+            ("1970", "1980"),
+            (&format!("[\"{known}"), &format!("[\"{}", "ac".repeat(32))),
+        ] {
             let changed = line.replacen(text, other, 1);
             assert_ne!(changed, line);
             assert!(matches!(RestoreNote::read(&key, &changed), Err(InvalidCheckpoint::Forged)), "{changed}");
         }
         // a checkpoint's signature is none of a note
         let checkpoint = seen(10, 100);
-        let made = serde_json::json!({"restored": checkpoint, "reason": "", "mac": checkpoint.mac}).to_string();
+        let made =
+            serde_json::json!({"restored": checkpoint, "retired": [], "reason": "", "mac": checkpoint.mac}).to_string();
         assert!(matches!(RestoreNote::read(&key, &made), Err(InvalidCheckpoint::Forged)));
     }
 }

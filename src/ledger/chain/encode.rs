@@ -46,7 +46,7 @@ pub const COLUMNS: [&str; 17] = [
 ];
 
 /// A hash of the chain; 64 hexadecimal digits for people.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainHash([u8; 32]);
 
 /// What stands in place of a hash before the first one.

@@ -373,8 +373,8 @@ fn attempt_state(end: VideoEnd, failure: Option<FailureClass>) -> AttemptState {
     }
 }
 
-/// Whether the provider may finish, or has finished, the job of an attempt that ended so: nobody saw its end, or nobody
-/// could have the film.
+/// Whether the provider may finish, or has finished, the job of an attempt that ended so: nobody saw its end, nobody could
+/// have the film, or a list that did not show it says less than a callback that comes later.
 fn may_succeed(end: VideoEnd, state: AttemptState, has_handle: bool) -> bool {
     let unseen = matches!(
         end,
@@ -383,5 +383,5 @@ fn may_succeed(end: VideoEnd, state: AttemptState, has_handle: bool) -> bool {
             | VideoEnd::ProviderFailed(FailureClass::Poison)
             | VideoEnd::StoreFailed(_)
     );
-    state == AttemptState::Unresolved || (has_handle && unseen)
+    state == AttemptState::Unresolved || end == VideoEnd::NotBought || (has_handle && unseen)
 }

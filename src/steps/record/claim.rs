@@ -106,6 +106,7 @@ pub(super) async fn write(
             lease: Lease {
                 video: row.id,
                 epoch: row.epoch,
+                claim: claim.claim_id,
                 attempt: row.attempt,
                 ticket: claim.ticket,
                 worker: worker.clone(),

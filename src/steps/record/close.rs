@@ -155,6 +155,7 @@ async fn end_attempts(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Re
         &pictures().map(|p| p.map(|p| p.kind.extension().to_owned())).collect::<Vec<_>>() as &[Option<String>],
         &pictures().map(|p| p.and_then(|p| i32::try_from(p.bytes).ok())).collect::<Vec<_>>() as &[Option<i32>],
         &pictures().map(|p| p.map(|p| p.sha256.to_vec())).collect::<Vec<_>>() as &[Option<Vec<u8>>],
+        &each().map(|c| c.lease.claim.bare()).collect::<Vec<_>>(),
     )
     .fetch_all(conn)
     .await

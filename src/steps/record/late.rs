@@ -16,6 +16,9 @@ use crate::domain::{AttemptId, AttemptState, BatchId, Credits, LateFinding, Vide
 use crate::engine::recorder::JournalError;
 use crate::ledger::{self, Loss, LossReason};
 
+/// Rows that one sweep deletes.
+const MOST_FORGOTTEN: i64 = 10_000;
+
 /// Books what unresolved attempts may have cost, and has those looked at again whose job may still succeed. The batches
 /// are locked by the caller.
 pub(super) async fn begin(conn: &mut PgConnection, closes: &[&Close]) -> Result<(), JournalError> {
@@ -63,6 +66,8 @@ pub struct LateAttempt {
     pub ended_at: DateTime<Utc>,
     /// Whether the order had an image; only said of attempts without a handle.
     pub with_image: bool,
+    /// It ended because the provider showed no job of it.
+    pub not_bought: bool,
     pub model: String,
     pub prompt: String,
     pub seconds: i32,
@@ -71,12 +76,29 @@ pub struct LateAttempt {
 }
 
 /// Takes up to `limit` attempts whose next look is due, and writes when the one after it is: after as long as has passed
-/// since the end, until a day has.
+/// since the end, until a day has; then twice more, so that a worker that dies in its look loses nothing.
 ///
 /// # Errors
 /// The database's.
 pub async fn take_due(db: &Database, limit: i64) -> Result<Vec<LateAttempt>, sqlx::Error> {
     sqlx::query_file_as!(LateAttempt, "src/steps/record/take_late.sql", limit).fetch_all(db.pool()).await
+}
+
+/// Forgets looks that brought nothing and are over; answers how many.
+///
+/// # Errors
+/// The database's.
+pub async fn forget_fruitless(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let forgotten = sqlx::query!(
+        "delete from late_looks where (video_id, n) in (
+             select video_id, n from late_looks
+             where next_look_at <= now() and next_look_at >= ended_at + interval '1 day 20 minutes'
+             order by next_look_at limit $1 for update skip locked)",
+        MOST_FORGOTTEN,
+    )
+    .execute(conn)
+    .await?;
+    Ok(forgotten.rows_affected())
 }
 
 /// Whether a job that looks like this order's may be another's: of an order that is still to be answered, or of one with an
@@ -94,6 +116,7 @@ pub async fn late_rivals(db: &Database, provider: &str, prompt: &str) -> Result<
                select from late_looks l join attempts a on a.video_id = l.video_id and a.n = l.n
                    join videos v on v.id = l.video_id
                where a.provider = $1 and a.handle is null and a.unsent is not null and v.prompt = $2
+                   and a.state <> 'rejected'
                    -- whatever is older is looked at no more
                    and l.ended_at > now() - interval '2 days'
            ) as "rivals!""#,

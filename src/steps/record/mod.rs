@@ -1,7 +1,8 @@
 //! What a video's steps write: the transitions that recorders commit in groups, each fenced on its lease.
 //!
-//! Always holds: a transition takes effect only while its lease epoch is the row's; whoever was replaced is answered
-//! [`Reply::LeaseLost`] and stops. The end of a video settles its money, moves the batch's counters and deletes the job in
+//! Always holds: a transition takes effect only while its lease is the row's: the epoch, which grows with every claim, and
+//! the claim itself, because a database that was set back under living workers gives an epoch out again. Whoever was replaced
+//! is answered [`Reply::LeaseLost`] and stops. The end of a video settles its money, moves the batch's counters and deletes the job in
 //! the same transaction; the end that completes a batch pushes its `finalize` job in it as well. A transition that is
 //! written again (because the answer to a commit was lost) changes nothing and is answered as before.
 
@@ -21,11 +22,11 @@ use sqlx::PgConnection;
 
 pub use claim::{Claim, ClaimedVideo, LiveAttempt};
 pub use close::{AttemptEnd, Close, Output, Verdict};
-pub use late::{LateAttempt, LateNews, late_rivals, take_due, write_late};
+pub use late::{LateAttempt, LateNews, forget_fruitless, late_rivals, take_due, write_late};
 
 use crate::accounts::{self, News};
 use crate::db::Database;
-use crate::domain::VideoId;
+use crate::domain::{AttemptId, VideoId};
 use crate::engine::queue::Ticket;
 use crate::engine::recorder::{Journal, JournalError};
 
@@ -34,6 +35,8 @@ use crate::engine::recorder::{Journal, JournalError};
 pub struct Lease {
     pub video: VideoId,
     pub epoch: i32,
+    /// The claim that it came by.
+    pub claim: AttemptId,
     /// The attempt under way.
     pub attempt: i32,
     pub ticket: Ticket,
@@ -89,10 +92,10 @@ impl Journal for VideoJournal {
 
     async fn write(&self, conn: &mut PgConnection, ops: &[Transition]) -> Result<Vec<Reply>, JournalError> {
         let mut replies: Vec<Reply> = ops.iter().map(|_| Reply::LeaseLost).collect();
-        let closing: HashSet<(VideoId, i32)> = ops
+        let closing: HashSet<(VideoId, AttemptId)> = ops
             .iter()
             .filter_map(|op| match op {
-                Transition::Close(close) => Some((close.lease.video, close.lease.epoch)),
+                Transition::Close(close) => Some((close.lease.video, close.lease.claim)),
                 _ => None,
             })
             .collect();
@@ -103,7 +106,7 @@ impl Journal for VideoJournal {
             match op {
                 Transition::Claim(claim) => claims.push((at, claim)),
                 // the end of the attempt, in this very group, carries the handle as well
-                Transition::Accepted { lease, .. } if closing.contains(&(lease.video, lease.epoch)) => {
+                Transition::Accepted { lease, .. } if closing.contains(&(lease.video, lease.claim)) => {
                     replies[at] = Reply::Written;
                 }
                 Transition::Accepted { lease, handle } => accepted.push((at, lease, handle.as_str())),

@@ -481,6 +481,15 @@ impl TestApp {
         self.count(query).await
     }
 
+    /// Places an order at the emulator past the house; answers the job's id.
+    pub async fn order_past_the_house(&self, prompt: &str) -> String {
+        let request = self.http.post(format!("{}/videos", self.emulator.base_url())).bearer_auth("emulator-key");
+        let order = serde_json::json!({"prompt": prompt, "model": "sora-2", "seconds": "4", "size": "1280x720"});
+        let answer = request.header("content-type", "application/json").body(order.to_string()).send().await.unwrap();
+        let job: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        job["id"].as_str().unwrap_or_else(|| panic!("{job}")).to_owned()
+    }
+
     pub async fn execute(&self, statement: &str) -> u64 {
         let done = sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&self.db.pool).await;
         done.unwrap_or_else(|error| panic!("{statement}: {error}")).rows_affected()

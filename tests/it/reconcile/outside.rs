@@ -63,15 +63,6 @@ async fn a_charged_video_whose_file_is_gone_or_cut_or_changed_is_named() {
     app.finish().await;
 }
 
-/// Places an order at the emulator past the house; answers the job's id.
-async fn order_at_the_provider(app: &TestApp, prompt: &str) -> String {
-    let request = app.http.post(format!("{}/videos", app.emulator.base_url())).bearer_auth("emulator-key");
-    let order = json!({"prompt": prompt, "model": "sora-2", "seconds": "4", "size": "1280x720"});
-    let answer = request.header("content-type", "application/json").body(order.to_string()).send().await.unwrap();
-    let job: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
-    job["id"].as_str().unwrap_or_else(|| panic!("{job}")).to_owned()
-}
-
 /// Compares with the account `sora`, whose jobs were made just now.
 async fn with_the_provider(app: &TestApp) -> Reconciliation {
     let (db, storage, providers) = (app.connect().await, app.storage(), app.registry());
@@ -108,8 +99,8 @@ async fn a_job_that_no_attempt_owns_is_named_unless_it_is_explained_or_somebody_
     assert!(found.is_clean(), "{found:?}");
     assert_eq!(strangers(&found), (3, 0, 0));
 
-    let ours = order_at_the_provider(&app, "a lighthouse 1").await;
-    let foreign = order_at_the_provider(&app, "a prompt that nobody here sent").await;
+    let ours = app.order_past_the_house("a lighthouse 1").await;
+    let foreign = app.order_past_the_house("a prompt that nobody here sent").await;
     let found = with_the_provider(&app).await;
     assert_eq!(named(&found), [("provider_job_without_attempt", format!("sora/{ours}").as_str())]);
     assert_eq!(strangers(&found), (3, 0, 1));
@@ -169,7 +160,7 @@ async fn a_delivered_job_that_its_provider_does_not_know_or_did_not_make_is_name
 
     // ours for delivered, theirs for failed
     app.emulator.script(freezeframe::emulator::Rule::on_prompt("doomed", freezeframe::emulator::Fault::JobFailed));
-    let doomed = order_at_the_provider(&app, "doomed").await;
+    let doomed = app.order_past_the_house("doomed").await;
     app.until("the doomed job has failed", async || app.emulator.totals().failed == 1).await;
     app.execute(&format!("update attempts set handle = '{doomed}' where video_id = '{video}'")).await;
     let found = with_the_provider(&app).await;
