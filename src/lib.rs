@@ -26,6 +26,7 @@ pub mod engine;
 pub mod idempotency;
 pub mod images;
 pub mod ledger;
+pub mod limits;
 pub mod tenants;
 // floor 2
 pub mod db;

@@ -36,7 +36,7 @@ use crate::steps::{AccountTiming, AttemptTiming, References, Studio};
 use crate::storage::{LinkSigner, Storage, StoreClients};
 use crate::webhooks::Courier;
 use crate::worker::{self, WorkerSettings};
-pub use reload::{CalledBack, Offer, ReloadError, SettingsWatch};
+pub use reload::{CalledBack, Offer, ReloadError, SettingsWatch, route_plan};
 pub use store::Store;
 
 /// Connections of the pool that answers requests, and of the engine's pool.

@@ -17,8 +17,9 @@ use super::ApiState;
 use super::error::ApiError;
 use crate::tenants::{self, ApiKey, Tenant};
 
-/// How long an answer of the database about a key is believed.
-const REMEMBERED: Duration = Duration::from_secs(5);
+/// How long an answer of the database about a key is believed: a limit that was changed, or a key that was revoked, is known
+/// everywhere within two seconds.
+const REMEMBERED: Duration = Duration::from_millis(1_500);
 /// Keys remembered at once; with more, all are asked for again.
 const MAX_REMEMBERED: usize = 10_000;
 

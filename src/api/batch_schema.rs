@@ -31,6 +31,9 @@ pub struct VideoBatchRequest {
     pub x_request_id: Option<String>,
     /// Your own words about the batch: at most 16 strings, keys up to 64 and values up to 512 characters.
     pub metadata: Option<BTreeMap<String, String>>,
+    /// A pace of its own, slower than your limit: no more videos of the batch start in any 60 seconds.
+    #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
+    pub videos_per_minute: Option<u32>,
 }
 
 /// One video to be made.
@@ -84,6 +87,7 @@ impl Example for VideoBatchRequest {
             webhook_url: Some("https://hooks.example.com/freezeframe".to_owned()),
             x_request_id: Some("spring-campaign-17".to_owned()),
             metadata: Some(BTreeMap::from([("campaign".to_owned(), "spring".to_owned())])),
+            videos_per_minute: None,
         }
     }
 }
@@ -143,6 +147,8 @@ pub struct VideoBatch {
     pub request_id: String,
     pub webhook_url: Option<String>,
     pub metadata: Option<BTreeMap<String, String>>,
+    /// The pace that it was ordered with.
+    pub videos_per_minute: Option<u32>,
     pub created_at: DateTime<Utc>,
     /// When the first video was handed to a worker.
     pub started_at: Option<DateTime<Utc>>,
@@ -196,6 +202,7 @@ impl From<BatchView> for VideoBatch {
             request_id: view.request_id,
             webhook_url: view.webhook_url,
             metadata: metadata(view.metadata),
+            videos_per_minute: view.videos_per_minute,
             created_at: view.created_at,
             started_at: view.started_at,
             finished_at: view.finished_at,

@@ -183,8 +183,8 @@ async fn insert_batch(
     request_id: &str,
 ) -> Result<DateTime<Utc>, sqlx::Error> {
     sqlx::query_scalar!(
-        "insert into batches (id, tenant_id, total, frozen_credits, request_id, webhook_url, metadata)
-         values ($1, $2, $3, $4, $5, $6, $7) returning created_at",
+        "insert into batches (id, tenant_id, total, frozen_credits, request_id, webhook_url, metadata, videos_per_minute)
+         values ($1, $2, $3, $4, $5, $6, $7, $8) returning created_at",
         batch as BatchId,
         tenant as TenantId,
         order.items.len() as i32,
@@ -192,6 +192,7 @@ async fn insert_batch(
         request_id,
         order.webhook_url,
         order.metadata,
+        order.videos_per_minute.map(u32::cast_signed),
     )
     .fetch_one(conn)
     .await
@@ -207,12 +208,13 @@ async fn insert_lanes(
         *lanes.entry(&item.model).or_default() += 1;
     }
     sqlx::query!(
-        "insert into batch_lanes (batch_id, tenant_id, model, total, waiting)
-         select $1, $2, model, videos, videos from unnest($3::text[], $4::int[]) as l (model, videos)",
+        "insert into batch_lanes (batch_id, tenant_id, model, total, waiting, videos_per_minute)
+         select $1, $2, model, videos, videos, $5 from unnest($3::text[], $4::int[]) as l (model, videos)",
         batch as BatchId,
         tenant as TenantId,
         &lanes.keys().map(|model| (*model).to_owned()).collect::<Vec<_>>(),
         &lanes.values().copied().collect::<Vec<_>>(),
+        order.videos_per_minute.map(u32::cast_signed),
     )
     .execute(conn)
     .await?;

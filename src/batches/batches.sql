@@ -6,7 +6,7 @@ select b.id as "id: BatchId", b.status as "status: BatchStatus", b.total,
     b.succeeded, b.failed, b.frozen_credits as "frozen: Credits",
     coalesce(h.charged, 0)::bigint as "charged!: Credits", coalesce(h.refunded, 0)::bigint as "refunded!: Credits",
     coalesce(h.held, 0)::bigint as "held!: Credits",
-    b.request_id, b.webhook_url, b.metadata, b.created_at, b.started_at, b.finished_at
+    b.request_id, b.webhook_url, b.metadata, b.videos_per_minute, b.created_at, b.started_at, b.finished_at
 from batches b
     left join lateral (
         select sum(charged) as charged, sum(refunded) as refunded, sum(held) as held

@@ -15,7 +15,9 @@ use crate::providers::catalogue::Catalogue;
 
 /// An idempotency key has 1 to this many printable ASCII characters.
 pub const MAX_KEY_CHARS: usize = 255;
-const FIELDS: [&str; 4] = ["items", "webhook_url", "x-request-id", "metadata"];
+const FIELDS: [&str; 5] = ["items", "webhook_url", "x-request-id", "metadata", "videos_per_minute"];
+/// The fastest pace that a batch can ask for.
+const FASTEST_PER_MINUTE: u32 = 1_000_000;
 /// More faults than this are not listed: nobody reads them, and the answer must stay small.
 const MAX_FAULTS: usize = 1_000;
 
@@ -26,6 +28,8 @@ pub struct Order {
     pub total: Credits,
     pub webhook_url: Option<String>,
     pub metadata: Option<Value>,
+    /// Its own pace, beside the tenant's.
+    pub videos_per_minute: Option<u32>,
     /// The customer's idempotency key, if there is one.
     pub key: Option<String>,
     pub hash: RequestHash,
@@ -61,11 +65,12 @@ pub fn parse(
     let key = key(body, header_keys, &mut faults);
     let webhook_url = webhook_url(body, limits, &mut faults);
     let metadata = item::metadata(object, &mut faults);
+    let videos_per_minute = videos_per_minute(body, &mut faults);
     let items = items(body, limits, (catalogue, today), &mut found);
     let total = Credits::total(items.iter().map(|item| item.price));
     match total {
         Some(total) if found.is_empty() => {
-            Ok(Order { items, total, webhook_url, metadata, key, hash: canonical_hash(body) })
+            Ok(Order { items, total, webhook_url, metadata, videos_per_minute, key, hash: canonical_hash(body) })
         }
         Some(_) => {
             let unlisted = found.len().saturating_sub(MAX_FAULTS);
@@ -150,6 +155,16 @@ fn webhook_url(body: &Value, limits: OrderLimits, faults: &mut Faults<'_>) -> Op
             None
         }
     }
+}
+
+fn videos_per_minute(body: &Value, faults: &mut Faults<'_>) -> Option<u32> {
+    let value = body.get("videos_per_minute").filter(|value| !value.is_null())?;
+    let pace = value.as_u64().and_then(|pace| u32::try_from(pace).ok());
+    let pace = pace.filter(|pace| (1..=FASTEST_PER_MINUTE).contains(pace));
+    if pace.is_none() {
+        faults.add("videos_per_minute", format!("must be a whole number from 1 to {FASTEST_PER_MINUTE}"));
+    }
+    pace
 }
 
 /// Equal for bodies that differ only in white space, the order of keys, or how the idempotency key was sent.

@@ -12,6 +12,7 @@ mod customer;
 mod demo;
 mod emulate;
 mod ledger;
+mod limits;
 mod migrate;
 mod openapi;
 mod output;
@@ -69,6 +70,8 @@ enum Command {
     Tenant(tenant::TenantArgs),
     /// See, stop and start provider accounts
     Provider(provider::ProviderArgs),
+    /// See, change and explain the limits of tenants, accounts and models
+    Limits(limits::LimitsArgs),
     /// Compare the books with themselves and with the work; exits with 1 if anything differs
     Reconcile(reconcile::ReconcileArgs),
     /// Prove that nobody has rewritten the books
@@ -99,6 +102,7 @@ pub async fn run() -> Result<ExitCode> {
         Command::Openapi => openapi::run(),
         Command::Tenant(args) => tenant::run(settings(config)?, args).await,
         Command::Provider(args) => provider::run(settings(config)?, args).await,
+        Command::Limits(args) => limits::run(settings(config)?, args).await,
         Command::Reconcile(args) => reconcile::run(settings(config)?, args).await,
         Command::Ledger(args) => ledger::run(settings(config)?, args).await,
         Command::Bench(args) => bench::run(settings(config)?, args).await,

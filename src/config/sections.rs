@@ -112,7 +112,7 @@ pub(super) fn read_engine(reader: &mut Reader) -> EngineConfig {
 pub(super) fn read_scheduler(reader: &mut Reader) -> SchedulerConfig {
     let mut section = reader.section("scheduler");
     let scheduler = SchedulerConfig {
-        lease_ttl: section.millis("lease_ttl_ms", 6000, 500..=600_000),
+        lease_ttl: section.millis("lease_ttl_ms", 3000, 500..=600_000),
         tick: section.millis("tick_ms", 50, 5..=60_000),
         wave: count(&mut section, "wave", 2000, 1..=50_000),
         cool_down: section.secs("cool_down_secs", 10, 1..=3600),

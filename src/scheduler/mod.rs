@@ -1,9 +1,10 @@
-//! Who may start next. One leader in the cluster releases waiting videos in waves, as far as the tenant's and the provider
-//! account's limits and the free worker slots allow.
+//! Who may start next. One leader in the cluster releases waiting videos in waves, as far as the limits of the tenant, the
+//! model, the provider account and the batch and the free worker slots allow.
 //!
 //! Always holds: what may not run holds nothing - no slot, no job, no lock, no connection; a release is one transaction
 //! (video released, job pushed, counters moved), fenced on the leader's epoch; within a tenant the oldest batch goes first;
-//! a tenant at its limit delays nobody else.
+//! a tenant at its limit delays nobody else; in no 60 seconds more videos start than a limit says, whoever led and whatever
+//! the limit was before. A limit that is changed holds from the next round on.
 //!
 //! A video is routed here, before it is submitted: to the first route of its model whose account takes new videos, see
 //! [`routes`]. An attempt never changes its route; the next attempt of the video is routed anew.
@@ -11,31 +12,43 @@
 //! Refuses: to know providers or prompts. It is told which routes a model has, what an account takes, and what stands
 //! against an account.
 
+mod budget;
+mod explain;
 mod leader;
 mod pace;
 mod release;
 mod round_robin;
 mod routes;
+mod rules;
+mod turns;
 mod watch;
+mod window;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use chrono::NaiveDate;
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts;
 use crate::config::Live;
 use crate::db::Database;
 use crate::engine::queue;
+use crate::limits::{self, Limits};
 use crate::metrics;
+use budget::Budget;
 use leader::Leadership;
 use pace::Paces;
-use round_robin::{Budget, Rotation};
+use release::{Released, Share};
+use round_robin::Rotation;
 use routes::OpenRoutes;
+use rules::Rules;
 use watch::Watch;
 
+pub use explain::{Asked, Explanation, RouteState, RuleState, Source, explain};
 pub use release::{OpenLane, WAKE_CHANNEL, wake};
+pub use turns::{Subject, give_back as give_turns_back};
 
 /// Videos released or running at each account, by its name.
 ///
@@ -43,7 +56,7 @@ pub use release::{OpenLane, WAKE_CHANNEL, wake};
 /// The database's.
 pub async fn under_way(db: &Database) -> Result<HashMap<String, i64>, sqlx::Error> {
     let mut conn = db.pool().acquire().await?;
-    Ok(release::in_flight(&mut conn).await?.0)
+    Ok(release::under_way(&mut conn).await?.at_accounts)
 }
 
 /// A way to have a model's videos made.
@@ -104,15 +117,60 @@ const IDLE_TICK: Duration = Duration::from_millis(500);
 /// After a wave that released something the next one may follow at once, but for others' sake not quite.
 const BUSY_TICK: Duration = Duration::from_millis(5);
 
+/// How long a worker may use a turn, at the least and at the most. Every second of it costs a sixtieth of a minute's turns, so
+/// it is short, and longer only while workers come too late.
+const TURN_VALID: Duration = Duration::from_secs(1);
+const TURN_VALID_MOST: Duration = Duration::from_secs(240);
+/// After so long without a turn given back it is shortened again.
+const VALID_HALVED_AFTER: Duration = Duration::from_secs(60);
+/// How often turns that say nothing any more are deleted.
+const TURNS_FORGOTTEN_EVERY: Duration = Duration::from_secs(10);
+
 /// One process' candidate for leader.
 pub struct Scheduler {
     db: Database,
     settings: SchedulerSettings,
     plan: Live<RoutePlan>,
     leadership: Leadership,
+    limits: Limits,
     paces: Paces,
+    turns: TurnsKnown,
     rotation: Rotation,
     watch: Watch,
+}
+
+/// What this leader knows of the turns in the database.
+struct TurnsKnown {
+    /// Whether `paces` has all of them; not after a round that failed.
+    read: bool,
+    /// The last row of turns given back.
+    given_back: i64,
+    valid: Duration,
+    valid_since: Instant,
+    forgotten_at: Instant,
+}
+
+impl TurnsKnown {
+    fn nothing() -> TurnsKnown {
+        let now = Instant::now();
+        TurnsKnown { read: false, given_back: 0, valid: TURN_VALID, valid_since: now, forgotten_at: now }
+    }
+
+    /// Turns that came back say that workers need longer; a quiet minute says that they do not.
+    fn adapt(&mut self, came_back: u32) {
+        if came_back > 0 {
+            self.valid = (self.valid * 2).min(TURN_VALID_MOST);
+            self.valid_since = Instant::now();
+            tracing::warn!(
+                came_back,
+                valid_secs = self.valid.as_secs(),
+                "workers came too late for turns that limits left them; turns are valid for longer now, which slows limited tenants down"
+            );
+        } else if self.valid > TURN_VALID && self.valid_since.elapsed() >= VALID_HALVED_AFTER {
+            self.valid = (self.valid / 2).max(TURN_VALID);
+            self.valid_since = Instant::now();
+        }
+    }
 }
 
 /// What a round came to.
@@ -126,8 +184,9 @@ impl Scheduler {
     /// `db` needs the engine's planner settings.
     pub fn new(db: Database, settings: SchedulerSettings, plan: Live<RoutePlan>) -> Scheduler {
         let leadership = Leadership::new("scheduler", settings.lease_ttl);
-        let (paces, rotation, watch) = (Paces::default(), Rotation::default(), Watch::default());
-        Scheduler { db, settings, plan, leadership, paces, rotation, watch }
+        let (limits, paces, turns) = (Limits::default(), Paces::default(), TurnsKnown::nothing());
+        let (rotation, watch) = (Rotation::default(), Watch::default());
+        Scheduler { db, settings, plan, leadership, limits, paces, turns, rotation, watch }
     }
 
     /// Leads whenever the lease is to be had, until `stop`.
@@ -142,6 +201,8 @@ impl Scheduler {
                 Ok(_) => IDLE_TICK,
                 Err(error) => {
                     tracing::warn!(%error, "a scheduling round failed; trying again");
+                    // what it released is in the database, if anything
+                    self.turns.read = false;
                     IDLE_TICK
                 }
             };
@@ -167,7 +228,7 @@ impl Scheduler {
         }
         if !was_leading {
             tracing::info!(epoch = self.leadership.epoch(), "leading the scheduler");
-            self.paces = Paces::default();
+            self.turns = TurnsKnown::nothing();
         }
         let started = Instant::now();
         let round = self.round().await?;
@@ -187,8 +248,13 @@ impl Scheduler {
         }
         let plan = self.plan.get();
         let accounts = accounts::all(&mut conn).await?;
-        let (at_accounts, today) = release::in_flight(&mut conn).await?;
-        let routes = OpenRoutes::new(&plan, &accounts, today);
+        if limits::version(&mut conn).await? != self.limits.version() {
+            self.limits = limits::in_force(&mut conn).await?;
+        }
+        let under_way = release::under_way(&mut conn).await?;
+        self.read_turns(&mut conn, under_way.now).await?;
+        let rules = Rules { plan: &plan, limits: &self.limits };
+        let routes = OpenRoutes::new(&rules, &accounts, under_way.today);
         self.watch.look(&lanes, &routes);
         let choices = routes.with_a_choice();
         let avoiding = match choices.is_empty() {
@@ -199,7 +265,8 @@ impl Scheduler {
         let slots = queue::living_slots(&mut conn, queue::names::GENERATE, dead_after_ms).await? - in_flight;
         drop(conn);
         let videos = u32::try_from(slots.max(0)).unwrap_or(u32::MAX).min(self.settings.wave);
-        let mut budget = Budget::new(videos, &lanes, &at_accounts, &routes, &mut self.paces);
+        let videos = (videos, self.turns.valid);
+        let mut budget = Budget::new(videos, &lanes, &under_way.at_accounts, (&rules, &routes), &mut self.paces);
         let shares = self.rotation.share(&lanes, &avoiding, &mut budget);
         if shares.is_empty() {
             return Ok(Round { waiting, released: 0 });
@@ -207,14 +274,33 @@ impl Scheduler {
         let Some(epoch) = self.leadership.epoch() else { return Ok(Round { waiting, released: 0 }) };
         let leader = (self.leadership.holder(), epoch);
         let released = release::release(&self.db, leader, &shares, self.settings.probe).await?;
-        self.give_unused_turns_back(&shares, &released);
-        metrics::videos_released(released.values().sum::<u32>().into());
-        Ok(Round { waiting, released: released.values().sum::<u32>() as usize })
+        self.count_turns(&shares, &released);
+        metrics::videos_released(released.total().into());
+        Ok(Round { waiting, released: released.total() as usize })
     }
 
-    /// A lane may have had fewer eligible videos than its share, because some are in back-off.
-    fn give_unused_turns_back(&mut self, shares: &[release::Share], released: &release::Released) {
-        let mut left = released.clone();
+    /// Brings the paces up to date with what the whole cluster did.
+    async fn read_turns(&mut self, conn: &mut PgConnection, now: i64) -> Result<(), sqlx::Error> {
+        if !self.turns.read {
+            self.paces = Paces::default();
+            self.turns.given_back = turns::read_all(conn, &mut self.paces).await?;
+            self.turns.read = true;
+        }
+        let (last, came_back) = turns::read_given_back(conn, self.turns.given_back, &mut self.paces).await?;
+        self.turns.given_back = last;
+        self.turns.adapt(came_back);
+        if self.turns.forgotten_at.elapsed() >= TURNS_FORGOTTEN_EVERY {
+            turns::forget(conn).await?;
+            self.turns.forgotten_at = Instant::now();
+        }
+        self.paces.begin(now);
+        Ok(())
+    }
+
+    /// Counts what was used. A lane may have had fewer eligible videos than its share, because some are in back-off: those
+    /// turns are not used.
+    fn count_turns(&mut self, shares: &[Share], released: &Released) {
+        let mut left = released.videos.clone();
         for share in shares {
             let lane = (share.batch, share.model.clone(), share.route.provider.clone());
             let taken = left.get_mut(&lane).map_or(0, |left| {
@@ -222,7 +308,11 @@ impl Scheduler {
                 *left -= taken;
                 taken
             });
-            self.paces.give_back(share.tenant, &share.route.provider, share.videos - taken);
+            self.paces.untake(&share.turns.places, share.videos - taken);
+        }
+        for ((subject, valid), videos) in &released.turns {
+            let valid_until = released.at + i64::try_from(valid.as_micros()).unwrap_or(i64::MAX / 2);
+            self.paces.count(subject, turns::counted_until(valid_until), *videos);
         }
     }
 }

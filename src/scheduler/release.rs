@@ -1,6 +1,6 @@
 //! The release: waiting -> released, with the job that wakes a worker, in one fenced transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::NaiveDate;
@@ -8,6 +8,8 @@ use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::ShareTurns;
+use super::turns::{self, Turns};
 use super::{Route, leader};
 use crate::accounts;
 use crate::db::{self, Database};
@@ -27,6 +29,8 @@ pub struct OpenLane {
     pub in_flight: i32,
     pub videos_per_minute: i32,
     pub max_in_flight: i32,
+    /// The batch's own pace.
+    pub batch_per_minute: Option<i32>,
 }
 
 /// Videos of a lane that avoid an account, because it is to blame for the end of their last attempt.
@@ -67,7 +71,6 @@ impl Part {
 pub(super) struct Share {
     pub(super) batch: BatchId,
     pub(super) model: String,
-    pub(super) tenant: TenantId,
     pub(super) part: Part,
     pub(super) videos: u32,
     /// Videos of the same part that go elsewhere, before these.
@@ -75,10 +78,35 @@ pub(super) struct Share {
     pub(super) route: Route,
     /// Whether its one video is to find out about the account.
     pub(super) probe: bool,
+    pub(super) turns: ShareTurns,
 }
 
-/// Released videos by batch, model and account.
-pub(super) type Released = HashMap<(BatchId, String, String), u32>;
+/// What was released.
+#[derive(Debug, Default)]
+pub(super) struct Released {
+    /// Videos by batch, model and account.
+    pub(super) videos: HashMap<(BatchId, String, String), u32>,
+    pub(super) turns: Turns,
+    /// From when on the turns are valid, in microseconds of the database.
+    pub(super) at: i64,
+}
+
+impl Released {
+    pub(super) fn total(&self) -> u32 {
+        self.videos.values().sum()
+    }
+}
+
+/// What is under way, and what time it is by the database's clock.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    /// Videos released or running at each account.
+    pub(super) at_accounts: HashMap<String, i64>,
+    /// Today's date (UTC).
+    pub(super) today: NaiveDate,
+    /// Now, in microseconds.
+    pub(super) now: i64,
+}
 
 /// Told when videos begin to wait.
 pub const WAKE_CHANNEL: &str = "freezeframe_waiting";
@@ -122,7 +150,8 @@ pub(super) async fn open_lanes(conn: &mut PgConnection) -> Result<Vec<OpenLane>,
         r#"select l.batch_id as "batch: BatchId", l.model, l.tenant_id as "tenant: TenantId", l.waiting,
                case when l.waiting = 0 then 0 else l.waiting - (select count(*) from videos v
                    where v.batch_id = l.batch_id and v.model = l.model and v.eligible_at > now())::integer end as "eligible!",
-               l.total - l.waiting - l.settled as "in_flight!", t.videos_per_minute, t.max_in_flight
+               l.total - l.waiting - l.settled as "in_flight!", t.videos_per_minute, t.max_in_flight,
+               l.videos_per_minute as batch_per_minute
            from batch_lanes l join tenants t on t.id = l.tenant_id
            where not l.closed
            order by l.tenant_id, l.batch_id, l.model"#,
@@ -154,11 +183,9 @@ pub(super) async fn avoiding(
     .await
 }
 
-/// Videos released or running at each account, and today's date (UTC).
-pub(super) async fn in_flight(conn: &mut PgConnection) -> Result<(HashMap<String, i64>, NaiveDate), sqlx::Error> {
+pub(super) async fn under_way(conn: &mut PgConnection) -> Result<UnderWay, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"select r.provider as "provider?", coalesce(r.videos, 0)::bigint as "videos!",
-               (now() at time zone 'utc')::date as "today!"
+        r#"select r.provider as "provider?", coalesce(r.videos, 0)::bigint as "videos!", now() as "now!"
            from (select 1) one left join (
                select r.provider, sum(r.in_flight) as videos
                from batch_lanes l join lane_routes r on r.batch_id = l.batch_id and r.model = l.model
@@ -166,9 +193,9 @@ pub(super) async fn in_flight(conn: &mut PgConnection) -> Result<(HashMap<String
     )
     .fetch_all(conn)
     .await?;
-    let today = rows.first().map_or(NaiveDate::MIN, |row| row.today);
+    let now = rows.first().map(|row| row.now).unwrap_or_default();
     let accounts = rows.into_iter().filter_map(|row| Some((row.provider?, row.videos)));
-    Ok((accounts.collect(), today))
+    Ok(UnderWay { at_accounts: accounts.collect(), today: now.date_naive(), now: now.timestamp_micros() })
 }
 
 /// Releases up to each share's videos. A leader that was replaced releases nothing. `probe` is how long an account is left
@@ -183,7 +210,7 @@ pub(super) async fn release(
     let mut tx = db.begin_relaxed().await?;
     if !leader::still_leads(&mut tx, holder, epoch).await? {
         tracing::warn!(epoch, "another leader has taken over; nothing was released");
-        return Ok(Released::new());
+        return Ok(Released::default());
     }
     let batches: Vec<String> = shares.iter().map(|s| s.batch.bare()).collect();
     let models: Vec<String> = shares.iter().map(|s| s.model.clone()).collect();
@@ -207,13 +234,14 @@ pub(super) async fn release(
         &shares.iter().map(|s| s.part.split()).collect::<Vec<_>>(),
         &shares.iter().map(|s| s.part.avoided().map(str::to_owned)).collect::<Vec<_>>() as &[Option<String>],
         &shares.iter().map(|s| i64::from(s.skip)).collect::<Vec<_>>(),
+        &shares.iter().map(|s| s.turns.valid.as_millis() as f64).collect::<Vec<_>>(),
     )
     .fetch_all(&mut *tx)
     .await?;
     let ids: Vec<_> = rows.iter().map(|row| row.id.ulid()).collect();
     // a job that outlived its video's last release may still be there; its worker finds the video released again
     queue::push_missing(&mut tx, queue::names::GENERATE, &ids).await?;
-    // the account's row last, as everywhere
+    // the account's row late, as everywhere
     for share in shares.iter().filter(|share| share.probe) {
         let lane = |at: BatchId, model: &str, to: &str| {
             (at, model, to) == (share.batch, &*share.model, &*share.route.provider)
@@ -222,10 +250,28 @@ pub(super) async fn release(
             accounts::probing(&mut tx, (&share.route.provider, &video.id.bare()), probe).await?;
         }
     }
-    db::commit("release videos", tx).await?;
-    let mut released = Released::new();
+    let mut released = Released::default();
     for row in rows {
-        *released.entry((row.batch, row.model, row.provider)).or_default() += 1;
+        *released.videos.entry((row.batch, row.model, row.provider)).or_default() += 1;
     }
+    if !released.videos.is_empty() {
+        released.turns = turns_of(shares, &released.videos);
+        released.at = turns::log(&mut tx, &released.turns).await?;
+    }
+    db::commit("release videos", tx).await?;
     Ok(released)
+}
+
+/// The turns that were used, by whose they are.
+fn turns_of(shares: &[Share], videos: &HashMap<(BatchId, String, String), u32>) -> Turns {
+    let mut turns = Turns::new();
+    let mut told = HashSet::new();
+    for share in shares {
+        let lane = (share.batch, share.model.clone(), share.route.provider.clone());
+        let Some(videos) = videos.get(&lane).filter(|_| told.insert(lane.clone())) else { continue };
+        for subject in &share.turns.subjects {
+            *turns.entry((subject.clone(), share.turns.valid)).or_default() += videos;
+        }
+    }
+    turns
 }

@@ -2,14 +2,15 @@
 -- positions, of which everything before the lane's `next_position` has been released. Arrays of one length, one entry for
 -- each way that videos of a lane take: $1 batch, $2 model, $3 videos at the most, $4 provider account, $5 upstream model,
 -- $6 whether the lane is split by the account that its videos avoid, $7 the account that this part avoids (null: the part
--- that avoids none), $8 videos of the same part that earlier entries take. The lanes are locked by the caller.
+-- that avoids none), $8 videos of the same part that earlier entries take, $9 how long a worker may begin them (ms). The lanes
+-- are locked by the caller.
 with share as (
     select s.*, l.next_position
-    from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bool[], $7::text[], $8::bigint[])
-        as s (batch_id, model, videos, provider, upstream_model, split, avoid, skip)
+    from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bool[], $7::text[], $8::bigint[], $9::float8[])
+        as s (batch_id, model, videos, provider, upstream_model, split, avoid, skip, valid_ms)
     join batch_lanes l on l.batch_id = s.batch_id and l.model = s.model
 ), chosen as (
-    select v.id, v.first_position, s.provider, s.upstream_model
+    select v.id, v.first_position, s.provider, s.upstream_model, s.valid_ms
     from share s cross join lateral (
         -- not locked: only the leader releases, and its lease is locked
         with due as materialized (
@@ -29,7 +30,7 @@ with share as (
     ) v
 ), released as (
     update videos v set state = 'released', eligible_at = null, avoid = null,
-        provider = c.provider, upstream_model = c.upstream_model
+        provider = c.provider, upstream_model = c.upstream_model, turn_until = now() + c.valid_ms * interval '1 ms'
     from chosen c where v.id = c.id and v.state = 'waiting'
     returning v.id, v.batch_id, v.model, v.provider, c.first_position
 ), counted as (

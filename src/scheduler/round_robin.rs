@@ -3,101 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::pace::Paces;
+use super::budget::Budget;
 use super::release::{Avoiding, OpenLane, Part, Share};
-use super::routes::{OpenRoute, OpenRoutes};
 use crate::domain::TenantId;
-
-/// What may be released in a round.
-pub(super) struct Budget<'a> {
-    videos: u32,
-    tenants: HashMap<TenantId, i64>,
-    /// Videos that an account still takes.
-    accounts: HashMap<&'a str, i64>,
-    routes: &'a OpenRoutes<'a>,
-    paces: &'a mut Paces,
-}
-
-/// What an account says to one more video.
-enum Room {
-    Yes,
-    /// Not now: it is worth waiting for.
-    Full,
-    /// Its one probe of this round is taken: as if it were shut.
-    Probed,
-}
-
-impl<'a> Budget<'a> {
-    /// `videos`: free slots, bounded by the wave. `in_flight`: videos under way at each account.
-    pub(super) fn new(
-        videos: u32,
-        lanes: &[OpenLane],
-        in_flight: &HashMap<String, i64>,
-        routes: &'a OpenRoutes<'a>,
-        paces: &'a mut Paces,
-    ) -> Budget<'a> {
-        let mut tenants: HashMap<TenantId, i64> = HashMap::new();
-        let mut accounts: HashMap<&'a str, i64> = HashMap::new();
-        for lane in lanes {
-            *tenants.entry(lane.tenant).or_insert(i64::from(lane.max_in_flight)) -= i64::from(lane.in_flight);
-            for open in routes.of(&lane.model).unwrap_or_default() {
-                let free = || {
-                    let under_way = in_flight.get(&open.route.provider).copied().unwrap_or(0).max(0);
-                    let free = i64::from(open.limits.max_in_flight) - under_way;
-                    if open.probe { free.min(1) } else { free }
-                };
-                accounts.entry(&open.route.provider).or_insert_with(free);
-            }
-        }
-        Budget { videos, tenants, accounts, routes, paces }
-    }
-
-    /// Takes one turn for a video of the lane, if every limit allows it: the place of its route among the model's open ones.
-    fn take(&mut self, lane: &OpenLane, avoided: Option<&str>) -> Option<usize> {
-        if self.videos == 0 || self.tenants.get(&lane.tenant).is_none_or(|room| *room <= 0) {
-            return None;
-        }
-        let routes = self.routes;
-        let open = routes.of(&lane.model).ok()?;
-        let avoids = |at: &usize| Some(open[*at].route.provider.as_str()) == avoided;
-        // what it avoids comes last: another account is preferred, and the same one is better than none
-        let order = (0..open.len()).filter(|at| !avoids(at)).chain((0..open.len()).filter(avoids));
-        for at in order {
-            match self.ask(lane, &open[at]) {
-                Room::Yes => {
-                    self.videos -= 1;
-                    return Some(at);
-                }
-                Room::Full if !routes.overflows(&lane.model) => return None,
-                Room::Full | Room::Probed => {}
-            }
-        }
-        None
-    }
-
-    fn ask(&mut self, lane: &OpenLane, open: &OpenRoute<'_>) -> Room {
-        let (Some(tenant_room), Some(account_room)) =
-            (self.tenants.get_mut(&lane.tenant), self.accounts.get_mut(open.route.provider.as_str()))
-        else {
-            return Room::Full;
-        };
-        let refused = if open.probe { Room::Probed } else { Room::Full };
-        if *account_room <= 0 {
-            return refused;
-        }
-        let tenant = (lane.tenant, lane.videos_per_minute.unsigned_abs());
-        if !self.paces.take(tenant, (&open.route.provider, open.limits.requests_per_minute)) {
-            return refused;
-        }
-        *tenant_room -= 1;
-        *account_room -= 1;
-        Room::Yes
-    }
-}
 
 /// What a part of a lane wants, and what it got by route.
 struct Demand<'l> {
     lane: &'l OpenLane,
+    /// The lane's place among all.
+    at: usize,
     part: Part,
     videos: u32,
     taken: BTreeMap<usize, u32>,
@@ -116,9 +30,9 @@ fn demands<'l>(lanes: &'l [OpenLane], avoiding: &[Avoiding]) -> Vec<Vec<Demand<'
         parts.entry((part.batch, &part.model)).or_default().push(part);
     }
     let mut tenants: Vec<Vec<Demand<'l>>> = Vec::new();
-    for lane in lanes.iter().filter(|lane| lane.eligible > 0) {
+    for (at, lane) in lanes.iter().enumerate().filter(|(_, lane)| lane.eligible > 0) {
         let demand =
-            |part, videos: i32| Demand { lane, part, videos: videos.max(0).unsigned_abs(), taken: BTreeMap::new() };
+            |part, videos: i32| Demand { lane, at, part, videos: videos.max(0).unsigned_abs(), taken: BTreeMap::new() };
         let mut of_lane = Vec::new();
         match parts.get(&(lane.batch, lane.model.as_str())) {
             None => of_lane.push(demand(Part::Whole, lane.eligible)),
@@ -155,7 +69,7 @@ impl Rotation {
         let first = tenants.iter().position(|queue| Some(queue[0].lane.tenant) > self.last).unwrap_or(0);
         tenants.rotate_left(first);
         let mut hungry: Vec<usize> = (0..tenants.len()).collect();
-        while budget.videos > 0 && !hungry.is_empty() {
+        while !budget.is_spent() && !hungry.is_empty() {
             hungry.retain(|at| {
                 let used = serve(&mut tenants[*at], QUANTUM, budget);
                 if used > 0 {
@@ -164,7 +78,7 @@ impl Rotation {
                 used == QUANTUM
             });
         }
-        tenants.iter().flatten().flat_map(|demand| shares(demand, budget.routes)).collect()
+        tenants.iter().flatten().flat_map(|demand| shares(demand, budget)).collect()
     }
 }
 
@@ -173,7 +87,7 @@ fn serve(queue: &mut [Demand<'_>], quantum: u32, budget: &mut Budget<'_>) -> u32
     let mut used = 0;
     for demand in queue.iter_mut() {
         while used < quantum && demand.wants_more() {
-            let Some(route) = budget.take(demand.lane, demand.part.avoided()) else { break };
+            let Some(route) = budget.take((demand.lane, demand.at), demand.part.avoided()) else { break };
             *demand.taken.entry(route).or_default() += 1;
             used += 1;
         }
@@ -182,9 +96,9 @@ fn serve(queue: &mut [Demand<'_>], quantum: u32, budget: &mut Budget<'_>) -> u32
 }
 
 /// One share for each route that videos of a part take; the first videos of the part take the first route.
-fn shares(demand: &Demand<'_>, routes: &OpenRoutes<'_>) -> Vec<Share> {
+fn shares(demand: &Demand<'_>, budget: &Budget<'_>) -> Vec<Share> {
     let lane = demand.lane;
-    let open = routes.of(&lane.model).unwrap_or_default();
+    let open = budget.routes().of(&lane.model).unwrap_or_default();
     let mut skip = 0;
     let mut shares = Vec::with_capacity(demand.taken.len());
     for (at, videos) in &demand.taken {
@@ -192,12 +106,12 @@ fn shares(demand: &Demand<'_>, routes: &OpenRoutes<'_>) -> Vec<Share> {
         shares.push(Share {
             batch: lane.batch,
             model: lane.model.clone(),
-            tenant: lane.tenant,
             part: demand.part.clone(),
             videos: *videos,
             skip,
             route: open.route.clone(),
             probe: open.probe,
+            turns: budget.turns(demand.at, &open.route.provider),
         });
         skip += videos;
     }
@@ -207,15 +121,18 @@ fn shares(demand: &Demand<'_>, routes: &OpenRoutes<'_>) -> Vec<Share> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::time::Duration;
 
     use chrono::{NaiveDate, Utc};
 
     use super::{Budget, Part, Rotation, Share};
     use crate::accounts::Account;
     use crate::domain::{BatchId, TenantId};
+    use crate::limits::{Limits, Rule, Scope};
     use crate::scheduler::pace::Paces;
     use crate::scheduler::release::{Avoiding, OpenLane};
     use crate::scheduler::routes::OpenRoutes;
+    use crate::scheduler::rules::Rules;
     use crate::scheduler::{AccountLimits, ModelRoutes, Route, RoutePlan};
 
     const TODAY: NaiveDate = NaiveDate::MIN;
@@ -255,6 +172,7 @@ mod tests {
             in_flight,
             videos_per_minute: 60_000_000,
             max_in_flight: 1_000,
+            batch_per_minute: None,
         }
     }
 
@@ -263,17 +181,20 @@ mod tests {
         accounts: &'a [Account],
         in_flight: HashMap<String, i64>,
         avoiding: Vec<Avoiding>,
+        limits: Limits,
     }
 
     impl Case<'_> {
         fn of(plan: &RoutePlan) -> Case<'_> {
-            Case { plan, accounts: &[], in_flight: HashMap::new(), avoiding: vec![] }
+            Case { plan, accounts: &[], in_flight: HashMap::new(), avoiding: vec![], limits: Limits::default() }
         }
 
         fn play(&self, lanes: &[OpenLane], videos: u32) -> Vec<Share> {
-            let routes = OpenRoutes::new(self.plan, self.accounts, TODAY);
+            let rules = Rules { plan: self.plan, limits: &self.limits };
+            let routes = OpenRoutes::new(&rules, self.accounts, TODAY);
             let mut paces = Paces::default();
-            let mut budget = Budget::new(videos, lanes, &self.in_flight, &routes, &mut paces);
+            let videos = (videos, Duration::from_secs(2));
+            let mut budget = Budget::new(videos, lanes, &self.in_flight, (&rules, &routes), &mut paces);
             Rotation::default().share(lanes, &self.avoiding, &mut budget)
         }
 
@@ -284,8 +205,13 @@ mod tests {
         }
     }
 
+    fn of_tenants(lanes: &[OpenLane], shares: Vec<Share>) -> Vec<(TenantId, u32)> {
+        let tenant = |share: &Share| lanes.iter().find(|lane| lane.batch == share.batch).unwrap().tenant;
+        shares.into_iter().map(|share| (tenant(&share), share.videos)).collect()
+    }
+
     fn shares(lanes: &[OpenLane], videos: u32, plan: &RoutePlan) -> Vec<(TenantId, u32)> {
-        Case::of(plan).play(lanes, videos).into_iter().map(|share| (share.tenant, share.videos)).collect()
+        of_tenants(lanes, Case::of(plan).play(lanes, videos))
     }
 
     fn to(provider: &str, videos: u32, skip: u32) -> (String, Part, u32, u32) {
@@ -393,10 +319,41 @@ mod tests {
         let (plan, mut rotation, mut served) = (plan(10_000), Rotation::default(), Vec::new());
         for _ in 0..3 {
             let mut paces = Paces::default();
-            let routes = OpenRoutes::new(&plan, &[], TODAY);
-            let mut budget = Budget::new(8, &lanes, &HashMap::new(), &routes, &mut paces);
-            served.extend(rotation.share(&lanes, &[], &mut budget).into_iter().map(|share| share.tenant));
+            let limits = Limits::default();
+            let rules = Rules { plan: &plan, limits: &limits };
+            let routes = OpenRoutes::new(&rules, &[], TODAY);
+            let videos = (8, Duration::from_secs(2));
+            let mut budget = Budget::new(videos, &lanes, &HashMap::new(), (&rules, &routes), &mut paces);
+            let shares = rotation.share(&lanes, &[], &mut budget);
+            served.extend(of_tenants(&lanes, shares).into_iter().map(|(tenant, _)| tenant));
         }
         assert_eq!(served, tenants);
+    }
+
+    /// Three levels and a batch's own pace, each as strict or lax as can be: the strictest of those that are set rules.
+    #[test]
+    fn of_all_limits_the_strictest_rules() {
+        let id = TenantId::generate();
+        let (tenant, lax) = (id.bare(), 1_000_000);
+        let all: [(Scope, &str, Rule); 6] = [
+            (Scope::Tenant, &tenant, Rule::VideosPerMinute),
+            (Scope::Tenant, &tenant, Rule::MaxInFlight),
+            (Scope::Account, "lab", Rule::RequestsPerMinute),
+            (Scope::Account, "lab", Rule::MaxInFlight),
+            (Scope::Model, "sora-2", Rule::VideosPerMinute),
+            (Scope::Model, "sora-2", Rule::MaxInFlight),
+        ];
+        let plan = plan(1_000_000);
+        for strict in 0..=all.len() {
+            let limit = |(at, (scope, subject, rule))| (scope, subject, rule, if at == strict { 3 } else { lax });
+            let limits: Vec<_> = all.into_iter().enumerate().map(limit).collect();
+            let case = Case { limits: Limits::of(&limits), ..Case::of(&plan) };
+            let lane = OpenLane { batch_per_minute: (strict == all.len()).then_some(3), ..lane(id, 50, 0) };
+            let wanted = if all.get(strict).is_some_and(|(.., rule)| *rule == Rule::MaxInFlight) { 3 } else { 1 };
+            let shares = case.play(&[lane], 100);
+            assert_eq!(shares[0].videos, wanted, "{:?}", all.get(strict));
+            let turns = &shares[0].turns;
+            assert_eq!(turns.subjects.len(), if strict == all.len() { 4 } else { 3 });
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::NaiveDate;
 
-use super::{AccountLimits, ModelRoutes, Route, RoutePlan};
+use super::rules::Rules;
+use super::{AccountLimits, ModelRoutes, Route};
 use crate::accounts::{Account, Shut};
 
 /// Why a model's videos cannot go anywhere.
@@ -55,9 +56,10 @@ pub(super) struct OpenRoutes<'a> {
 }
 
 impl<'a> OpenRoutes<'a> {
-    pub(super) fn new(plan: &'a RoutePlan, accounts: &[Account], today: NaiveDate) -> OpenRoutes<'a> {
+    pub(super) fn new(rules: &Rules<'a>, accounts: &[Account], today: NaiveDate) -> OpenRoutes<'a> {
+        let plan = rules.plan;
         let known: BTreeMap<&str, &Account> = accounts.iter().map(|account| (account.name.as_str(), account)).collect();
-        let models = plan.models.iter().map(|(name, model)| (name.as_str(), open(plan, model, &known, today)));
+        let models = plan.models.iter().map(|(name, model)| (name.as_str(), open(rules, model, &known, today)));
         let overflows = plan.models.iter().map(|(name, model)| (name.as_str(), model.overflow));
         OpenRoutes { models: models.collect(), overflows: overflows.collect() }
     }
@@ -87,12 +89,12 @@ impl<'a> OpenRoutes<'a> {
 }
 
 fn open<'a>(
-    plan: &'a RoutePlan,
+    rules: &Rules<'a>,
     model: &'a ModelRoutes,
     accounts: &BTreeMap<&str, &Account>,
     today: NaiveDate,
 ) -> Result<Vec<OpenRoute<'a>>, Blocked> {
-    let led = |route: &'a Route| plan.accounts.get(&route.provider).map(|limits| (route, *limits));
+    let led = |route: &'a Route| rules.account(&route.provider).map(|limits| (route, limits));
     let led: Vec<(&Route, AccountLimits)> = model.routes.iter().filter_map(led).collect();
     let mut living: Vec<_> = led.iter().filter(|(route, _)| !route.over(today)).collect();
     if living.is_empty() {
@@ -119,6 +121,8 @@ mod tests {
     use chrono::Utc;
 
     use super::*;
+    use crate::limits::Limits;
+    use crate::scheduler::RoutePlan;
 
     fn day(day: u32) -> NaiveDate {
         NaiveDate::from_ymd_opt(2026, 9, day).unwrap()
@@ -142,7 +146,8 @@ mod tests {
 
     /// The accounts that videos may take, a probe in brackets; or why not.
     fn chosen(plan: &RoutePlan, accounts: &[Account], today: u32) -> Result<String, Blocked> {
-        let open = OpenRoutes::new(plan, accounts, day(today));
+        let limits = Limits::default();
+        let open = OpenRoutes::new(&Rules { plan, limits: &limits }, accounts, day(today));
         let name = |open: &OpenRoute<'_>| {
             if open.probe { format!("[{}]", open.route.provider) } else { open.route.provider.clone() }
         };
@@ -190,11 +195,13 @@ mod tests {
         let two = plan(vec![route("a", None), route("b", None)]);
         assert_eq!(chosen(&two, &[cooling("a"), stopped("b")], 1), Err(Blocked::Shut(Shut::Cooling)));
         assert_eq!(chosen(&plan(vec![route("nobody", None)]), &[], 1), Err(Blocked::NoRoute));
-        let open = OpenRoutes::new(&two, &[], day(1));
+        let limits = Limits::default();
+        let rules = |plan| Rules { plan, limits: &limits };
+        let open = OpenRoutes::new(&rules(&two), &[], day(1));
         assert!(matches!(open.of("unknown"), Err(Blocked::NoRoute)));
         assert_eq!(open.with_a_choice(), ["clip"]);
-        assert!(OpenRoutes::new(&two, &[stopped("a")], day(1)).with_a_choice().is_empty());
+        assert!(OpenRoutes::new(&rules(&two), &[stopped("a")], day(1)).with_a_choice().is_empty());
         let same = plan(vec![route("a", None), route("a", Some(24))]);
-        assert!(OpenRoutes::new(&same, &[], day(1)).with_a_choice().is_empty(), "one account is no choice");
+        assert!(OpenRoutes::new(&rules(&same), &[], day(1)).with_a_choice().is_empty(), "one account is no choice");
     }
 }

@@ -93,7 +93,7 @@ impl Offer {
             providers.check(&catalogue).context("the model catalogue")?;
         }
         Ok(Offer {
-            plan: Live::new(route_plan(config, &catalogue)),
+            plan: Live::new(plan_of(config, &catalogue)),
             catalogue: Live::new(catalogue),
             providers: Live::new(providers),
             desk: Live::new(desk),
@@ -150,7 +150,7 @@ impl Offer {
             self.providers.set(accounts);
         }
         let (models, routed) = (catalogue.models().count(), config.providers.len());
-        self.plan.set(route_plan(config, &catalogue));
+        self.plan.set(plan_of(config, &catalogue));
         self.catalogue.set(catalogue);
         let fixed = fixed(config);
         let restart: Vec<&str> =
@@ -204,7 +204,14 @@ fn fixed(config: &Config) -> Vec<(&'static str, String)> {
 }
 
 /// Which ways each model has, and what the accounts take.
-fn route_plan(config: &Config, catalogue: &Catalogue) -> RoutePlan {
+///
+/// # Errors
+/// Says what is wrong with the models.
+pub fn route_plan(config: &Config) -> Result<RoutePlan> {
+    Ok(plan_of(config, &Catalogue::from_config(config).context("the model catalogue")?))
+}
+
+fn plan_of(config: &Config, catalogue: &Catalogue) -> RoutePlan {
     let models = catalogue.models().map(|model| {
         let routes = model.routes.iter().map(|route| Route {
             provider: route.provider.clone(),

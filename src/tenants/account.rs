@@ -93,6 +93,16 @@ pub async fn insert(conn: &mut PgConnection, stored: &StoredTenant) -> Result<()
     Ok(())
 }
 
+/// Whether there is such a tenant.
+///
+/// # Errors
+/// The database's.
+pub async fn exists(conn: &mut PgConnection, id: TenantId) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"select exists (select from tenants where id = $1) as "exists!""#, id as TenantId)
+        .fetch_one(conn)
+        .await
+}
+
 /// Sets how long a tenant's files are kept, in days of 24 hours; `None` for as long as the installation keeps files. Holds
 /// for the files that are there already. `false` when there is no such tenant.
 ///

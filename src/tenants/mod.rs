@@ -8,6 +8,6 @@ mod account;
 pub mod api_key;
 pub mod webhook_secret;
 
-pub use account::{InvalidTenant, NewTenant, StoredTenant, Tenant, authenticate, insert, set_retention};
+pub use account::{InvalidTenant, NewTenant, StoredTenant, Tenant, authenticate, exists, insert, set_retention};
 pub use api_key::{ApiKey, MalformedKey};
 pub use webhook_secret::WebhookSecret;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Room and floor. A room imports only from lower floors; what drives the service stands above it.
-const FLOORS: [(&str, u32); 23] = [
+const FLOORS: [(&str, u32); 24] = [
     ("main", 11),
     ("cli", 10),
     ("bench", 9),
@@ -23,6 +23,7 @@ const FLOORS: [(&str, u32); 23] = [
     ("scheduler", 4),
     ("ledger", 3),
     ("accounts", 3),
+    ("limits", 3),
     ("engine", 3),
     ("images", 3),
     ("tenants", 3),

@@ -25,6 +25,7 @@ mod ledger;
 mod ledger_model;
 mod likeness;
 mod outages;
+mod pacing;
 mod reconcile;
 mod routes;
 mod server;

@@ -93,6 +93,9 @@ pub(super) fn summary(batch: &Batch, failed: &[FailedFor]) -> String {
     if let Some(url) = &batch.webhook_url {
         add("webhook", plain(url));
     }
+    if let Some(pace) = batch.videos_per_minute {
+        add("pace", format!("{} a minute at most", amount(pace.into())));
+    }
     for (at, (name, text)) in batch.metadata.iter().enumerate() {
         add(if at == 0 { "metadata" } else { "" }, format!("{} = {}", plain(name), plain(text)));
     }

@@ -62,6 +62,9 @@ pub(super) struct SubmitArgs {
     /// Your own words about the batch; may be repeated
     #[arg(long, value_name = "NAME=TEXT", value_parser = name_and_text)]
     metadata: Vec<(String, String)>,
+    /// A pace of its own: no more of its videos start in any 60 seconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    videos_per_minute: Option<u32>,
     /// The model of items that name none
     #[arg(long, help_heading = "Defaults of items")]
     model: Option<String>,
@@ -129,6 +132,9 @@ fn body(args: &SubmitArgs, items: &Items) -> Result<Value> {
     let mut body = json!({ "items": items.to_json() });
     if let Some(url) = &args.webhook_url {
         body["webhook_url"] = json!(url);
+    }
+    if let Some(pace) = args.videos_per_minute {
+        body["videos_per_minute"] = json!(pace);
     }
     let metadata: BTreeMap<&String, &String> = args.metadata.iter().map(|(name, text)| (name, text)).collect();
     anyhow::ensure!(metadata.len() == args.metadata.len(), "--metadata names something twice");

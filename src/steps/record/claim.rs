@@ -11,7 +11,6 @@ use super::{Lease, Reply, give_back};
 use crate::accounts;
 use crate::domain::{AttemptId, AttemptState, BatchId, Credits, ImageSource, TenantId, VideoId};
 use crate::engine::queue::{self, Ticket};
-use crate::metrics;
 
 /// A wish to work on the video that a job names.
 #[derive(Clone, Debug)]
@@ -77,7 +76,6 @@ pub(super) async fn write(
     // what stands against accounts: a handful of rows, read once for all claims of this transaction
     let accounts = accounts::all(conn).await?;
     let given_back = give_back::write(conn, &videos, &accounts).await?;
-    metrics::videos_given_back(given_back.len() as u64);
     let rows =
         sqlx::query_file!("src/steps/record/claim.sql", &videos, &claim_ids, &*worker).fetch_all(&mut *conn).await?;
     let mut rows: HashMap<VideoId, _> = rows.into_iter().map(|row| (row.id, row)).collect();

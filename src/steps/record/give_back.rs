@@ -1,6 +1,7 @@
-//! Giving back: a released video whose account was shut after its release waits again, before anything was sent.
+//! Giving back: a released video whose account was shut after its release, or whose turn is over because it was picked up
+//! too late, waits again, before anything was sent.
 //!
-//! It spends no attempt and no wait, and takes its old place in the queue. A video with a live attempt is never given back:
+//! It spends no attempt and no wait, and takes its old place in the queue; its turn goes back to those whose it was. A video with a live attempt is never given back:
 //! its account is asked about it, whatever stands against new videos.
 
 use std::collections::{BTreeMap, HashSet};
@@ -9,7 +10,9 @@ use sqlx::PgConnection;
 use ulid::Ulid;
 
 use crate::accounts::Account;
-use crate::domain::{BatchId, VideoId};
+use crate::domain::{BatchId, TenantId, VideoId};
+use crate::metrics;
+use crate::scheduler::{self, Subject};
 
 /// What is given back of a lane.
 #[derive(Default)]
@@ -19,27 +22,27 @@ struct Tally {
     first_position: Option<i32>,
 }
 
-/// Gives back those of `videos` that `accounts` turn away; answers which.
+/// Gives back those of `videos` that `accounts` turn away, and those that come too late for their turn; answers which.
 pub(super) async fn write(
     conn: &mut PgConnection,
     videos: &[String],
     accounts: &[Account],
 ) -> Result<HashSet<Ulid>, sqlx::Error> {
-    let shut: Vec<&Account> = accounts.iter().filter(|account| account.shut().is_some()).collect();
-    if shut.is_empty() || videos.is_empty() {
+    if videos.is_empty() {
         return Ok(HashSet::new());
     }
+    let shut: Vec<&Account> = accounts.iter().filter(|account| account.shut().is_some()).collect();
     // the video that each lets through all the same
     let spared = |account: &&Account| account.probe_video.clone().filter(|video| !account.turns_away(video));
     let rows = sqlx::query!(
         r#"update videos v set state = 'waiting', eligible_at = case when v.attempts_made > 0 then now() end
            from unnest($1::text[]) as i (video_id)
            where v.id = i.video_id and v.state = 'released'
-               and exists (select from unnest($2::text[], $3::text[]) as s (name, spared)
-                   where s.name = v.provider and s.spared is distinct from v.id)
+               and (v.turn_until < now() or exists (select from unnest($2::text[], $3::text[]) as s (name, spared)
+                   where s.name = v.provider and s.spared is distinct from v.id))
                and not exists (select from attempts a where a.video_id = v.id and a.finished_at is null)
-           returning v.id as "id: VideoId", v.batch_id as "batch: BatchId", v.model, v.provider as "provider!", v.position,
-               v.attempts_made"#,
+           returning v.id as "id: VideoId", v.batch_id as "batch: BatchId", v.tenant_id as "tenant: TenantId", v.model,
+               v.provider as "provider!", v.position, v.attempts_made, v.turn_until, v.turn_until < now() as late"#,
         videos,
         &shut.iter().map(|account| account.name.clone()).collect::<Vec<_>>(),
         &shut.iter().map(spared).collect::<Vec<_>>() as &[Option<String>],
@@ -58,6 +61,19 @@ pub(super) async fn write(
     }
     move_lanes(conn, &lanes).await?;
     super::close::land(conn, &landed).await?;
+    let turns = rows.iter().filter_map(|row| Some((row.turn_until?, row))).flat_map(|(until, row)| {
+        let subjects = [
+            Subject::Tenant(row.tenant),
+            Subject::Batch(row.batch),
+            Subject::Model(row.model.clone()),
+            Subject::Account(row.provider.clone()),
+        ];
+        subjects.map(|subject| (until, subject))
+    });
+    scheduler::give_turns_back(conn, &turns.collect::<Vec<_>>()).await?;
+    let late = rows.iter().filter(|row| row.late == Some(true)).count();
+    metrics::videos_given_back("turn_over", late as u64);
+    metrics::videos_given_back("account_shut", (rows.len() - late) as u64);
     Ok(rows.iter().map(|row| row.id.ulid()).collect())
 }
 

@@ -1,0 +1,210 @@
+//! Limits that operators set while the service runs: for a tenant, a provider account or a model, each by its rule.
+//!
+//! Always holds: what is set here stands before the value of the settings, and before what a tenant was made with; a value
+//! with an end stands before the one without, until then; a change is one act with its row in the history; time is the
+//! database's. Whoever paces looks at [`version`] before every round, so a change holds in the whole cluster with the next
+//! one.
+//! Refuses: to know what is under way, and what the settings say.
+
+mod change;
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+pub use change::{Changed, clear, set};
+
+/// What a limit is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    Tenant,
+    Account,
+    Model,
+}
+
+impl Scope {
+    pub const ALL: [Scope; 3] = [Scope::Tenant, Scope::Account, Scope::Model];
+
+    /// As it is stored and shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scope::Tenant => "tenant",
+            Scope::Account => "account",
+            Scope::Model => "model",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Scope> {
+        Scope::ALL.into_iter().find(|scope| scope.name() == name)
+    }
+
+    /// What can be limited there.
+    pub const fn rules(self) -> [Rule; 2] {
+        match self {
+            Scope::Tenant | Scope::Model => [Rule::VideosPerMinute, Rule::MaxInFlight],
+            Scope::Account => [Rule::RequestsPerMinute, Rule::MaxInFlight],
+        }
+    }
+}
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// Videos that start in any 60 seconds.
+    VideosPerMinute,
+    /// Orders that an account gets in any 60 seconds.
+    RequestsPerMinute,
+    /// Videos released or running at once.
+    MaxInFlight,
+}
+
+impl Rule {
+    pub const ALL: [Rule; 3] = [Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight];
+
+    /// As it is stored and shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Rule::VideosPerMinute => "videos_per_minute",
+            Rule::RequestsPerMinute => "requests_per_minute",
+            Rule::MaxInFlight => "max_in_flight",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Rule> {
+        Rule::ALL.into_iter().find(|rule| rule.name() == name)
+    }
+}
+
+/// Which limit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct LimitKey {
+    pub scope: Scope,
+    /// A tenant's id without prefix, or the name of an account or a model.
+    pub subject: String,
+    pub rule: Rule,
+}
+
+/// A limit that somebody set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    #[serde(flatten)]
+    pub key: LimitKey,
+    pub value: u32,
+    /// From then on it holds no more.
+    pub expires_at: Option<DateTime<Utc>>,
+    pub set_by: String,
+    pub reason: String,
+    pub set_at: DateTime<Utc>,
+}
+
+/// Every limit that holds now.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    in_force: HashMap<Scope, HashMap<String, HashMap<Rule, Limit>>>,
+    version: Version,
+}
+
+/// What tells one state of the limits from another: the last change, and how many have run out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    last_change: i64,
+    run_out: i64,
+}
+
+impl Limits {
+    /// The limit that somebody set, if it holds.
+    pub fn get(&self, scope: Scope, subject: &str, rule: Rule) -> Option<&Limit> {
+        self.in_force.get(&scope)?.get(subject)?.get(&rule)
+    }
+
+    /// Its value, or what holds where nobody set any.
+    pub fn value_or(&self, scope: Scope, subject: &str, rule: Rule, otherwise: u32) -> u32 {
+        self.get(scope, subject, rule).map_or(otherwise, |limit| limit.value)
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.in_force.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(limits: &[(Scope, &str, Rule, u32)]) -> Limits {
+        let limit = |(scope, subject, rule, value): &(Scope, &str, Rule, u32)| Limit {
+            key: LimitKey { scope: *scope, subject: (*subject).to_owned(), rule: *rule },
+            value: *value,
+            expires_at: None,
+            set_by: "test".to_owned(),
+            reason: "test".to_owned(),
+            set_at: Utc::now(),
+        };
+        let mut all = Limits::default();
+        limits.iter().map(limit).for_each(|limit| all.put(limit));
+        all
+    }
+
+    fn put(&mut self, limit: Limit) {
+        let LimitKey { scope, subject, rule } = limit.key.clone();
+        self.in_force.entry(scope).or_default().entry(subject).or_default().insert(rule, limit);
+    }
+}
+
+/// What the present state is called. Cheap: two look-ups in small tables.
+///
+/// # Errors
+/// The database's.
+pub async fn version(conn: &mut PgConnection) -> Result<Version, sqlx::Error> {
+    sqlx::query_as!(
+        Version,
+        r#"select coalesce((select max(id) from limit_changes), 0) as "last_change!",
+               (select count(*) from limits where expires_at <= now()) as "run_out!""#,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Every limit that holds now.
+///
+/// # Errors
+/// The database's.
+pub async fn in_force(conn: &mut PgConnection) -> Result<Limits, sqlx::Error> {
+    // before the limits: a change that comes between is read again
+    let mut limits = Limits { version: version(&mut *conn).await?, ..Limits::default() };
+    // the temporary one of each comes last, and stays
+    all(conn).await?.into_iter().filter(|(_, holds)| *holds).for_each(|(limit, _)| limits.put(limit));
+    Ok(limits)
+}
+
+/// Every limit that is set, by what it limits, and whether it has not run out. One without an end comes before one with.
+///
+/// # Errors
+/// The database's.
+pub async fn all(conn: &mut PgConnection) -> Result<Vec<(Limit, bool)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select scope, subject, rule, value, expires_at, set_by, reason, set_at,
+               coalesce(expires_at > now(), true) as "holds!"
+           from limits order by scope, subject, rule, temporary"#,
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut all = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (Some(scope), Some(rule)) = (Scope::from_name(&row.scope), Rule::from_name(&row.rule)) else { continue };
+        let limit = Limit {
+            key: LimitKey { scope, subject: row.subject, rule },
+            value: row.value.unsigned_abs(),
+            expires_at: row.expires_at,
+            set_by: row.set_by,
+            reason: row.reason,
+            set_at: row.set_at,
+        };
+        all.push((limit, row.holds));
+    }
+    Ok(all)
+}

@@ -1,0 +1,189 @@
+//! What may be released in a round: free slots, room at the tenant, the model and the account, and a turn of every pace that
+//! a video has to pass: its tenant's, its account's, its model's if that is limited, its batch's if that has one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::pace::{Paces, Place};
+use super::release::OpenLane;
+use super::routes::{OpenRoute, OpenRoutes};
+use super::rules::Rules;
+use super::turns::Subject;
+use crate::domain::TenantId;
+
+/// How long a worker may use a turn where that matters little, because everything that waits would not use up half a rate.
+const LOOSE: Duration = Duration::from_secs(30);
+
+/// What may be released in a round.
+pub(super) struct Budget<'a> {
+    videos: u32,
+    tenants: HashMap<TenantId, i64>,
+    /// Videos that a limited model still takes.
+    models: HashMap<&'a str, i64>,
+    accounts: HashMap<&'a str, AtAccount>,
+    /// As many as lanes.
+    paced: Vec<Paced>,
+    /// Videos that wait for turns of each pace.
+    wanted: HashMap<Place, u32>,
+    routes: &'a OpenRoutes<'a>,
+    paces: &'a mut Paces,
+    /// How long a worker may use a turn where that matters.
+    valid: Duration,
+}
+
+struct AtAccount {
+    /// Videos that it still takes.
+    room: i64,
+    place: Place,
+}
+
+/// The paces of a lane other than its account's.
+#[derive(Default)]
+struct Paced {
+    subjects: Vec<Subject>,
+    places: Vec<Place>,
+}
+
+/// What an account says to one more video.
+enum Room {
+    Yes,
+    /// Not now: it is worth waiting for.
+    Full,
+    /// Its one probe of this round is taken: as if it were shut.
+    Probed,
+}
+
+/// Whose turns the videos of a share use, and how long they are valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ShareTurns {
+    pub(super) subjects: Vec<Subject>,
+    pub(super) places: Vec<Place>,
+    pub(super) valid: Duration,
+}
+
+impl<'a> Budget<'a> {
+    /// `videos`: free slots, bounded by the wave. `in_flight`: videos under way at each account. `valid`: how long a worker
+    /// may use a turn of a rate that may be used up.
+    pub(super) fn new(
+        (videos, valid): (u32, Duration),
+        lanes: &'a [OpenLane],
+        in_flight: &HashMap<String, i64>,
+        (rules, routes): (&Rules<'_>, &'a OpenRoutes<'a>),
+        paces: &'a mut Paces,
+    ) -> Budget<'a> {
+        let mut tenants: HashMap<TenantId, i64> = HashMap::new();
+        let mut models: HashMap<&'a str, i64> = HashMap::new();
+        let mut accounts: HashMap<&'a str, AtAccount> = HashMap::new();
+        let mut paced = Vec::with_capacity(lanes.len());
+        let mut wanted: HashMap<Place, u32> = HashMap::new();
+        for lane in lanes {
+            let (per_minute, at_once) = rules.tenant(lane);
+            *tenants.entry(lane.tenant).or_insert(i64::from(at_once)) -= i64::from(lane.in_flight);
+            let (model_per_minute, model_at_once) = rules.model(&lane.model);
+            if let Some(at_once) = model_at_once {
+                *models.entry(&lane.model).or_insert(i64::from(at_once)) -= i64::from(lane.in_flight);
+            }
+            if lane.eligible == 0 {
+                paced.push(Paced::default());
+                continue;
+            }
+            let limits = [
+                Some((Subject::Tenant(lane.tenant), per_minute)),
+                model_per_minute.map(|rate| (Subject::Model(lane.model.clone()), rate)),
+                lane.batch_per_minute.map(|rate| (Subject::Batch(lane.batch), rate.unsigned_abs())),
+            ];
+            let (subjects, places) = limits
+                .into_iter()
+                .flatten()
+                .map(|(subject, rate)| (subject.clone(), paces.place(&subject, rate)))
+                .unzip();
+            let paced_lane = Paced { subjects, places };
+            let mut want = |place: Place| {
+                let sum = wanted.entry(place).or_default();
+                *sum = sum.saturating_add(lane.waiting.unsigned_abs());
+            };
+            paced_lane.places.iter().copied().for_each(&mut want);
+            paced.push(paced_lane);
+            for open in routes.of(&lane.model).unwrap_or_default() {
+                let name = open.route.provider.as_str();
+                let account = accounts.entry(name).or_insert_with(|| {
+                    let under_way = in_flight.get(name).copied().unwrap_or(0).max(0);
+                    let free = i64::from(open.limits.max_in_flight) - under_way;
+                    let place = paces.place(&Subject::Account(name.to_owned()), open.limits.requests_per_minute);
+                    AtAccount { room: if open.probe { free.min(1) } else { free }, place }
+                });
+                want(account.place);
+            }
+        }
+        Budget { videos, tenants, models, accounts, paced, wanted, routes, paces, valid }
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        self.videos == 0
+    }
+
+    pub(super) fn routes(&self) -> &'a OpenRoutes<'a> {
+        self.routes
+    }
+
+    /// Takes one turn for a video of the lane, the `at`th, if every limit allows it: the place of its route among the
+    /// model's open ones.
+    pub(super) fn take(&mut self, (lane, at): (&OpenLane, usize), avoided: Option<&str>) -> Option<usize> {
+        let is_full = self.tenants.get(&lane.tenant).is_none_or(|room| *room <= 0)
+            || self.models.get(lane.model.as_str()).is_some_and(|room| *room <= 0);
+        if self.videos == 0 || is_full {
+            return None;
+        }
+        let routes = self.routes;
+        let open = routes.of(&lane.model).ok()?;
+        let avoids = |at: &usize| Some(open[*at].route.provider.as_str()) == avoided;
+        // what it avoids comes last: another account is preferred, and the same one is better than none
+        let order = (0..open.len()).filter(|at| !avoids(at)).chain((0..open.len()).filter(avoids));
+        for route in order {
+            match self.ask((lane, at), &open[route]) {
+                Room::Yes => {
+                    self.videos -= 1;
+                    return Some(route);
+                }
+                Room::Full if !routes.overflows(&lane.model) => return None,
+                Room::Full | Room::Probed => {}
+            }
+        }
+        None
+    }
+
+    fn ask(&mut self, (lane, at): (&OpenLane, usize), open: &OpenRoute<'_>) -> Room {
+        let (Some(paced), Some(account)) = (self.paced.get(at), self.accounts.get_mut(open.route.provider.as_str()))
+        else {
+            return Room::Full;
+        };
+        let refused = if open.probe { Room::Probed } else { Room::Full };
+        if account.room <= 0 || !self.paces.take(&passing(&paced.places, account.place)) {
+            return refused;
+        }
+        account.room -= 1;
+        let rooms = [self.tenants.get_mut(&lane.tenant), self.models.get_mut(lane.model.as_str())];
+        rooms.into_iter().flatten().for_each(|room| *room -= 1);
+        Room::Yes
+    }
+
+    /// The turns of a share of the `at`th lane that goes to an account.
+    pub(super) fn turns(&self, at: usize, account: &str) -> ShareTurns {
+        let paced = self.paced.get(at);
+        let mut subjects = paced.map(|paced| paced.subjects.clone()).unwrap_or_default();
+        let mut places = paced.map(|paced| paced.places.clone()).unwrap_or_default();
+        if let Some(at_account) = self.accounts.get(account) {
+            subjects.push(Subject::Account(account.to_owned()));
+            places.push(at_account.place);
+        }
+        let plenty =
+            |place: &Place| self.paces.has_plenty_for(*place, self.wanted.get(place).copied().unwrap_or(u32::MAX));
+        let valid = if places.iter().all(plenty) { LOOSE } else { self.valid };
+        ShareTurns { subjects, places, valid }
+    }
+}
+
+/// All paces that a video has to pass.
+fn passing(places: &[Place], account: Place) -> Vec<Place> {
+    places.iter().copied().chain([account]).collect()
+}

@@ -1,0 +1,39 @@
+//! What limits hold in a round: those that somebody set, else the settings', else what a tenant was made with.
+
+use super::release::OpenLane;
+use super::{AccountLimits, RoutePlan};
+use crate::limits::{Limits, Rule, Scope};
+
+pub(super) struct Rules<'a> {
+    pub(super) plan: &'a RoutePlan,
+    pub(super) limits: &'a Limits,
+}
+
+impl Rules<'_> {
+    /// Videos per minute and at once.
+    pub(super) fn tenant(&self, lane: &OpenLane) -> (u32, u32) {
+        let seeds = (lane.videos_per_minute.unsigned_abs(), lane.max_in_flight.unsigned_abs());
+        if self.limits.is_empty() {
+            return seeds;
+        }
+        let id = lane.tenant.bare();
+        let value = |rule, otherwise| self.limits.value_or(Scope::Tenant, &id, rule, otherwise);
+        (value(Rule::VideosPerMinute, seeds.0), value(Rule::MaxInFlight, seeds.1))
+    }
+
+    /// The same of a model, where anybody limited it.
+    pub(super) fn model(&self, name: &str) -> (Option<u32>, Option<u32>) {
+        let value = |rule| self.limits.get(Scope::Model, name, rule).map(|limit| limit.value);
+        (value(Rule::VideosPerMinute), value(Rule::MaxInFlight))
+    }
+
+    /// `None`: there is no such account.
+    pub(super) fn account(&self, name: &str) -> Option<AccountLimits> {
+        let seeds = self.plan.accounts.get(name)?;
+        let value = |rule, otherwise| self.limits.value_or(Scope::Account, name, rule, otherwise);
+        Some(AccountLimits {
+            requests_per_minute: value(Rule::RequestsPerMinute, seeds.requests_per_minute),
+            max_in_flight: value(Rule::MaxInFlight, seeds.max_in_flight),
+        })
+    }
+}

@@ -1,0 +1,243 @@
+//! Pacing: exact limits over any number of processes, changed while everything runs.
+//!
+//! `FREEZEFRAME_PACING_SECS=600` watches the exact rate for so long in place of a little more than a minute.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::app::client::{Customer, order_of};
+use crate::app::{API, API_AND_SCHEDULER, TestApp, TestSettings};
+
+fn watched() -> Duration {
+    let secs = std::env::var("FREEZEFRAME_PACING_SECS").ok().and_then(|text| text.parse().ok()).unwrap_or(75);
+    Duration::from_secs(secs)
+}
+
+/// Sets a limit as an operator does.
+async fn limit(app: &TestApp, arguments: &[&str]) -> String {
+    let arguments = [&["limits", "set"], arguments, &["--reason", "a test", "--by", "ann"]].concat();
+    app.output(&arguments).await
+}
+
+async fn tenant_of(app: &TestApp) -> String {
+    let id: String = sqlx::query_scalar("select id from tenants").fetch_one(app.pool()).await.unwrap();
+    format!("tenant=ten_{id}")
+}
+
+/// The process that leads, by its number.
+async fn leader(app: &TestApp) -> Option<u32> {
+    let holder: Option<String> = sqlx::query_scalar("select holder from leader_leases where expires_at > now()")
+        .fetch_optional(app.pool())
+        .await
+        .unwrap();
+    holder?.split('-').next()?.parse().ok()
+}
+
+/// So that the end of the test need not wait for the pace.
+async fn unlimited(app: &TestApp, whose: &str) {
+    app.output(&["limits", "clear", whose, "--reason", "the end"]).await;
+    limit(app, &[whose, "videos_per_minute=1000000"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_minute_holds_more_starts_than_the_limit_and_few_less_whoever_leads() {
+    let mut app = TestApp::start(TestSettings { roles: API, ..TestSettings::default() }).await;
+    let customer = app.customer(10_000_000).await;
+    let tenant = tenant_of(&app).await;
+    limit(&app, &[&tenant, "videos_per_minute=60"]).await;
+    let mut processes = Vec::new();
+    for _ in 0..3 {
+        processes.push(app.start_process("worker,scheduler").await);
+    }
+    customer.order(&order_of(1_000, "frame")).await;
+    app.until("the first video starts", async || !app.emulator.book().creates.is_empty()).await;
+    let begun = Instant::now();
+    let first_ms = app.emulator.book().creates[0].at_ms;
+    let mut kill_at = Duration::from_secs(30);
+    while begun.elapsed() < watched() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if begun.elapsed() >= kill_at {
+            kill_at += Duration::from_secs(30);
+            kill_the_leader(&mut app, &mut processes).await;
+        }
+    }
+    let book = app.emulator.book();
+    let watched_ms = u64::try_from(watched().as_millis()).unwrap();
+    let started = book.creates.iter().filter(|create| create.at_ms < first_ms + watched_ms).count();
+    let (most, per_minute) = (book.busiest_window(60_000, None), started as f64 * 60_000.0 / watched_ms as f64);
+    println!("at most {most} starts in a minute, {per_minute:.1} a minute in {watched:?}", watched = watched());
+    assert!(most <= 60, "{most} starts in a minute");
+    assert!(per_minute >= 57.0, "only {per_minute:.1} starts a minute");
+    assert_eq!(app.count("select coalesce(max(attempts_made), 0)::bigint from videos where state = 'waiting'").await, 0);
+    unlimited(&app, &tenant).await;
+    app.all_batches_end().await;
+    app.finish().await;
+}
+
+async fn kill_the_leader(app: &mut TestApp, processes: &mut Vec<usize>) {
+    let mut leads = None;
+    while leads.is_none() {
+        let pid = leader(app).await;
+        leads = processes.iter().position(|at| Some(app.process(*at).id()) == pid);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if let Some(at) = leads {
+        let victim = processes.remove(at);
+        app.process(victim).kill();
+    }
+    processes.push(app.start_process("worker,scheduler").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_limit_holds_at_once_and_grants_no_second_burst() {
+    let app = TestApp::start(TestSettings::default()).await;
+    let customer = app.customer(10_000_000).await;
+    let tenant = tenant_of(&app).await;
+    limit(&app, &[&tenant, "videos_per_minute=60"]).await;
+    customer.order(&order_of(300, "frame")).await;
+    let started = async || app.emulator.book().creates.len();
+    app.until("a few start", async || started().await >= 6).await;
+    let before = started().await;
+    limit(&app, &[&tenant, "videos_per_minute=240", "--for", "1h"]).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let faster = started().await - before;
+    assert!((10..=30).contains(&faster), "{faster} starts in three seconds of 240 a minute");
+    limit(&app, &[&tenant, "videos_per_minute=20", "--for", "2h"]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = started().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(started().await, before, "more than 20 have started in this minute");
+    // what had an end is over: the one without holds again, and its minute is used by more than half
+    app.execute("update limits set expires_at = now() where expires_at is not null").await;
+    app.until("it goes on", async || started().await > before).await;
+    assert!(app.emulator.book().busiest_window(60_000, None) <= 240);
+    unlimited(&app, &tenant).await;
+    app.all_batches_end().await;
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_video_that_is_picked_up_too_late_gives_its_turn_back_and_spends_no_attempt() {
+    let mut app = TestApp::start(TestSettings { roles: API_AND_SCHEDULER, ..TestSettings::default() }).await;
+    app.execute(
+        "insert into apalis.workers (id, worker_type, storage_name, last_seen) values ('asleep', 'generate', 'test', now())",
+    )
+    .await;
+    let asleep =
+        "insert into workers (name, queue, slots, seen_at) values ('asleep', 'generate', 1, now() + interval '1 hour')";
+    app.execute(asleep).await;
+    let customer = app.customer(1_000).await;
+    let tenant = tenant_of(&app).await;
+    limit(&app, &[&tenant, "videos_per_minute=1"]).await;
+    let ordered = Instant::now();
+    customer.order(&order_of(1, "frame")).await;
+    let too_late = "select count(*) from videos where state = 'released' and turn_until < now()";
+    app.until("its turn is over", async || app.count(too_late).await == 1).await;
+    app.stop_service().await;
+    app.execute("delete from workers").await;
+    app.set_roles(freezeframe::service::Roles::ALL);
+    app.start_service().await;
+    app.all_batches_end().await;
+    assert!(ordered.elapsed() < Duration::from_secs(50), "its turn was not given back");
+    assert_eq!(app.count("select count(*) from release_log where given_back").await, 1);
+    assert_eq!(app.count("select sum(attempts_made)::bigint from videos").await, 1);
+    assert_eq!(app.emulator.book().creates.len(), 1);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_keeps_its_own_pace_and_holds_nobody_up() {
+    let app = TestApp::start(TestSettings::default()).await;
+    let customer = app.customer(10_000).await;
+    for wrong in [json!(0), json!(-1), json!(1.5), json!("60"), json!(1_000_001)] {
+        let mut body = order_of(1, "frame");
+        body["videos_per_minute"] = wrong;
+        let problem = customer.submit(&body).await.problem(422);
+        assert_eq!(problem["errors"][0]["pointer"], "/videos_per_minute", "{problem}");
+    }
+    let mut slow = order_of(10, "slow");
+    slow["videos_per_minute"] = json!(2);
+    let slow = customer.order(&slow).await;
+    let fast = customer.order(&order_of(10, "fast")).await;
+    assert_eq!(app.finished_batch(&customer, &fast).await.word("/status"), "completed");
+    let batch = customer.batch(&slow).await;
+    assert_eq!(batch.number("/videos_per_minute"), 2);
+    assert!((1..=2).contains(&app.emulator.book().creates.iter().filter(|one| is_of(one, "slow")).count()));
+    app.execute("update batch_lanes set videos_per_minute = null").await;
+    app.all_batches_end().await;
+    app.finish().await;
+}
+
+fn is_of(create: &freezeframe::emulator::CreateStamp, prompt: &str) -> bool {
+    create.prompt.as_deref().is_some_and(|text| text.starts_with(prompt))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sets_lists_explains_and_clears_limits_and_slips_are_told() {
+    let app = TestApp::start(TestSettings { roles: API, ..TestSettings::default() }).await;
+    let customer = app.customer(10_000).await;
+    let tenant = tenant_of(&app).await;
+    app.write_settings(&app.settings);
+    let shown = async |customer: &Customer| {
+        let wallet = customer.get("/api/enterprise/wallet").await.expect(200);
+        (wallet.number("/limits/videos_per_minute"), wallet.number("/limits/max_in_flight"))
+    };
+    let usual = shown(&customer).await;
+    let told = limit(&app, &[&tenant, "videos_per_minute=77", "max_in_flight=5"]).await;
+    assert!(
+        told.contains("videos_per_minute: not set -> 77") && told.contains("max_in_flight: not set -> 5"),
+        "{told}"
+    );
+    let told = limit(&app, &[&tenant, "videos_per_minute=600", "--for", "3d"]).await;
+    assert!(told.contains("not set -> 600 until 20"), "{told}");
+    limit(&app, &["model=sora-2", "max_in_flight=9"]).await;
+    limit(&app, &["account=sora", "requests_per_minute=40"]).await;
+    app.until("the customer is told", async || shown(&customer).await == (600, 5)).await;
+    let list = app.output(&["limits", "list"]).await;
+    for part in [&*tenant, "model=sora-2", "account=sora", "ann", "a test"] {
+        assert!(list.contains(part), "{part} is missing in\n{list}");
+    }
+
+    let explained = app.output(&["limits", "explain", &tenant, "model=sora-2"]).await;
+    for part in ["600", "ann until 20", "ann: a test", "0 waiting, 0 worker slots free", "no limit is in the way now"] {
+        assert!(explained.contains(part), "{part} is missing in\n{explained}");
+    }
+    let explained = app.output(&["limits", "explain", &tenant, "model=sora-2", "--json"]).await;
+    let explained: Value = serde_json::from_str(&explained).unwrap();
+    let at = |pointer: &str| explained.pointer(pointer).cloned().unwrap_or_default();
+    assert_eq!((at("/rules/0/limit"), at("/routes/0/rules/0/limit")), (json!(600), json!(40)), "{explained}");
+    assert_eq!(at("/routes/0/rules/1/source/kind"), "settings", "{explained}");
+
+    app.output(&["limits", "clear", &tenant, "--temporary", "--reason", "over", "--by", "ann"]).await;
+    app.until("the customer is told", async || shown(&customer).await == (77, 5)).await;
+    app.output(&["limits", "clear", &tenant, "--reason", "over", "--by", "ann"]).await;
+    app.until("the customer is told", async || shown(&customer).await == usual).await;
+    let changes = "select count(*) from limit_changes where actor = 'ann' and reason <> '' and (state_before is not null or act = 'set')";
+    assert_eq!(app.count(changes).await, 8);
+    for (wrong, why) in [
+        (
+            vec!["set", "tenant=ten_00000000000000000000000000", "max_in_flight=1", "--reason", "x"],
+            "there is no tenant",
+        ),
+        (vec!["set", "account=nobody", "max_in_flight=1", "--reason", "x"], "known are: sora, veo"),
+        (vec!["set", "model=nothing", "max_in_flight=1", "--reason", "x"], "known are: sora-2"),
+        (vec!["set", "model=sora-2", "requests_per_minute=1", "--reason", "x"], "is no rule of models"),
+        (vec!["set", "model=sora-2", "max_in_flight=0", "--reason", "x"], "must be from 1 to"),
+        (vec!["set", "model=sora-2", "max_in_flight=1", "max_in_flight=2", "--reason", "x"], "given twice"),
+        (vec!["set", "model=sora-2", "max_in_flight=1", "--reason", " "], "--reason must say why"),
+        (vec!["set", "model=sora-2", "max_in_flight=1"], "--reason"),
+        (
+            vec!["set", "model=sora-2", "max_in_flight=1", "--reason", "x", "--until", "2020-01-01T00:00:00Z"],
+            "in the past",
+        ),
+        (vec!["explain", "model=sora-2", "model=sora-2"], "name a tenant and a model"),
+        (vec!["clear", "queue=x", "--reason", "x"], "is not tenant=ID"),
+    ] {
+        let refused = app.command(&[&["limits"], &*wrong].concat()).await;
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains(why), "{wrong:?}: {told}");
+    }
+    assert_eq!(app.count(changes).await, 8, "slips change nothing");
+    app.finish().await;
+}
