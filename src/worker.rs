@@ -19,6 +19,8 @@ use crate::engine::queue::{SlotSettings, Workers, WorkersStopped, names};
 use crate::metrics;
 use crate::steps::{self, Studio};
 
+/// How often a process looks for videos that are not to begin any more.
+const WITHDRAW_EVERY: Duration = Duration::from_millis(500);
 /// How often a process looks whether the books are due for a comparison.
 const LOOK_AT_BOOKS: Duration = Duration::from_secs(15);
 /// Differences that are named in the log.
@@ -118,6 +120,11 @@ fn start_regular_work(studio: &Arc<Studio>, settings: &WorkerSettings, stop: &Ca
         async move { sweep(&studio).await }
     }));
     let (own, ended) = with();
+    beside.spawn(regularly(WITHDRAW_EVERY, ended, move || {
+        let studio = own.clone();
+        async move { withdraw(&studio).await }
+    }));
+    let (own, ended) = with();
     beside.spawn(regularly(every * SWEEPS_PER_PURGE, ended.clone(), move || {
         let (studio, stop) = (own.clone(), ended.clone());
         async move { purge(&studio, &stop).await }
@@ -150,6 +157,12 @@ where
             _ = tick.tick() => {}
         }
         work().await;
+    }
+}
+
+async fn withdraw(studio: &Studio) {
+    if let Err(error) = steps::record::withdraw(&studio.db).await {
+        tracing::warn!(?error, "cancelled or overdue videos were not withdrawn; they are tried again");
     }
 }
 

@@ -34,6 +34,8 @@ pub struct VideoBatchRequest {
     /// A pace of its own, slower than your limit: no more videos of the batch start in any 60 seconds.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
     pub videos_per_minute: Option<u32>,
+    /// Videos that have not begun by then end as `expired` and are refunded; those that have begun go on. At most 30 days away.
+    pub complete_by: Option<DateTime<Utc>>,
 }
 
 /// One video to be made.
@@ -88,6 +90,7 @@ impl Example for VideoBatchRequest {
             x_request_id: Some("spring-campaign-17".to_owned()),
             metadata: Some(BTreeMap::from([("campaign".to_owned(), "spring".to_owned())])),
             videos_per_minute: None,
+            complete_by: None,
         }
     }
 }
@@ -135,6 +138,21 @@ impl From<Receipt> for VideoBatchAccepted {
     }
 }
 
+/// A batch of which nothing more begins.
+#[derive(Object)]
+pub struct VideoBatchCancelled {
+    pub batch_id: String,
+    /// Since when it is cancelled: the same however often it is cancelled.
+    pub cancelled_at: DateTime<Utc>,
+    pub links: VideoBatchLinks,
+}
+
+impl VideoBatchCancelled {
+    pub fn new(id: BatchId, cancelled_at: DateTime<Utc>) -> VideoBatchCancelled {
+        VideoBatchCancelled { batch_id: id.to_string(), cancelled_at, links: VideoBatchLinks::of(id) }
+    }
+}
+
 /// A batch at one moment.
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none)]
@@ -149,6 +167,10 @@ pub struct VideoBatch {
     pub metadata: Option<BTreeMap<String, String>>,
     /// The pace that it was ordered with.
     pub videos_per_minute: Option<u32>,
+    /// The time by which it was to be complete.
+    pub complete_by: Option<DateTime<Utc>>,
+    /// Since when it is cancelled.
+    pub cancelled_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     /// When the first video was handed to a worker.
     pub started_at: Option<DateTime<Utc>>,
@@ -165,6 +187,10 @@ pub struct VideoCounts {
     pub in_progress: u32,
     pub succeeded: u32,
     pub failed: u32,
+    /// Of the failed: those that had not begun when the batch was cancelled.
+    pub cancelled: u32,
+    /// Of the failed: those that had not begun at `complete_by`.
+    pub expired: u32,
 }
 
 /// `frozen = charged + refunded + held`, in credits.
@@ -192,6 +218,8 @@ impl From<BatchView> for VideoBatch {
                 in_progress: counts.in_progress,
                 succeeded: counts.succeeded,
                 failed: counts.failed,
+                cancelled: counts.cancelled,
+                expired: counts.expired,
             },
             credits: BatchCredits {
                 frozen: view.frozen.get(),
@@ -203,6 +231,8 @@ impl From<BatchView> for VideoBatch {
             webhook_url: view.webhook_url,
             metadata: metadata(view.metadata),
             videos_per_minute: view.videos_per_minute,
+            complete_by: view.complete_by,
+            cancelled_at: view.cancelled_at,
             created_at: view.created_at,
             started_at: view.started_at,
             finished_at: view.finished_at,

@@ -12,7 +12,7 @@ use poem_openapi::{ApiResponse, OpenApi};
 use serde_json::Value;
 
 use super::auth::Caller;
-use super::batch_schema::{VideoBatch, VideoBatchAccepted, VideoBatchPage, VideoBatchRequest};
+use super::batch_schema::{VideoBatch, VideoBatchAccepted, VideoBatchCancelled, VideoBatchPage, VideoBatchRequest};
 use super::error::{ApiError, key_used};
 use super::limits::JsonBody;
 use super::page::{self, Limit};
@@ -134,6 +134,26 @@ impl BatchesApi {
             state.db.read(tenant, move |conn| Box::pin(async move { batches::batch(conn, tenant, id).await })).await?;
         Ok(Json(found.ok_or_else(|| no_batch(id))?.into()))
     }
+
+    /// Cancel a batch
+    ///
+    /// Nothing more of it begins: within two seconds every video that has not begun ends as `cancelled` and is refunded. What
+    /// is being made goes on to its end and is charged if it succeeds. Repeating it changes nothing and is answered the same.
+    #[oai(path = "/video-batch/:batch_id/cancel", method = "post", operation_id = "cancelVideoBatch")]
+    async fn cancel(
+        &self,
+        caller: Caller,
+        Data(state): Data<&ApiState>,
+        /// The id of a batch, `bat_` and 26 characters.
+        batch_id: Path<String>,
+    ) -> Result<Json<VideoBatchCancelled>, ApiError> {
+        let id = parse_id(&batch_id.0)?;
+        let tenant = caller.0.id;
+        let cancelled = state
+            .db
+            .act(tenant, "cancel batch", move |conn| Box::pin(async move { batches::cancel(conn, tenant, id).await }));
+        Ok(Json(VideoBatchCancelled::new(id, cancelled.await?)))
+    }
 }
 
 /// A batch id as it stands in a path.
@@ -196,7 +216,7 @@ async fn read(state: &ApiState, body: Bytes, keys: Vec<(&'static str, String)>) 
     let parsing = tokio::task::spawn_blocking(move || {
         let body: Value = serde_json::from_slice(&body)?;
         let keys: Vec<(&str, &str)> = keys.iter().map(|(name, key)| (*name, key.as_str())).collect();
-        Ok(match batches::parse(&body, &keys, limits, (&catalogue, Utc::now().date_naive())) {
+        Ok(match batches::parse(&body, &keys, limits, (&catalogue, Utc::now())) {
             Ok(order) => Read::Order(Arc::new(order)),
             Err(wrong) => Read::Invalid(wrong, batches::repeated_request(&body, &keys)),
         })

@@ -9,6 +9,7 @@
 
 mod body_fault;
 mod callbacks;
+mod cancel;
 mod images;
 mod problems;
 #[cfg(test)]

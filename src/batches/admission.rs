@@ -183,8 +183,9 @@ async fn insert_batch(
     request_id: &str,
 ) -> Result<DateTime<Utc>, sqlx::Error> {
     sqlx::query_scalar!(
-        "insert into batches (id, tenant_id, total, frozen_credits, request_id, webhook_url, metadata, videos_per_minute)
-         values ($1, $2, $3, $4, $5, $6, $7, $8) returning created_at",
+        "insert into batches (id, tenant_id, total, frozen_credits, request_id, webhook_url, metadata, videos_per_minute,
+             complete_by)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9) returning created_at",
         batch as BatchId,
         tenant as TenantId,
         order.items.len() as i32,
@@ -193,6 +194,7 @@ async fn insert_batch(
         order.webhook_url,
         order.metadata,
         order.videos_per_minute.map(u32::cast_signed),
+        order.complete_by,
     )
     .fetch_one(conn)
     .await

@@ -3,10 +3,11 @@
 -- then one batch is asked for. A range and no "or null", which a plan for every value would read all batches of the tenant for.
 select b.id as "id: BatchId", b.status as "status: BatchStatus", b.total,
     coalesce((select sum(l.waiting) from batch_lanes l where l.batch_id = b.id), 0)::integer as "waiting!",
-    b.succeeded, b.failed, b.frozen_credits as "frozen: Credits",
+    b.succeeded, b.failed, b.cancelled, b.expired, b.frozen_credits as "frozen: Credits",
     coalesce(h.charged, 0)::bigint as "charged!: Credits", coalesce(h.refunded, 0)::bigint as "refunded!: Credits",
     coalesce(h.held, 0)::bigint as "held!: Credits",
-    b.request_id, b.webhook_url, b.metadata, b.videos_per_minute, b.created_at, b.started_at, b.finished_at
+    b.request_id, b.webhook_url, b.metadata, b.videos_per_minute,
+    b.complete_by, b.cancelled_at, b.created_at, b.started_at, b.finished_at
 from batches b
     left join lateral (
         select sum(charged) as charged, sum(refunded) as refunded, sum(held) as held

@@ -8,6 +8,7 @@
 
 mod admission;
 mod attempts;
+mod cancel;
 mod faults;
 mod image;
 mod item;
@@ -17,6 +18,7 @@ mod view;
 
 pub use admission::{Admission, AdmissionError, Admitted, Receipt};
 pub use attempts::{AttemptView, attempts};
+pub use cancel::{CancelError, cancel};
 pub use faults::Wrong;
 pub use item::OrderItem;
 pub use order::{MAX_KEY_CHARS, Order, OrderLimits, parse, repeated_request};

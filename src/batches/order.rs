@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use ring::digest;
 use serde_json::Value;
 
@@ -15,9 +15,11 @@ use crate::providers::catalogue::Catalogue;
 
 /// An idempotency key has 1 to this many printable ASCII characters.
 pub const MAX_KEY_CHARS: usize = 255;
-const FIELDS: [&str; 5] = ["items", "webhook_url", "x-request-id", "metadata", "videos_per_minute"];
+const FIELDS: [&str; 6] = ["items", "webhook_url", "x-request-id", "metadata", "videos_per_minute", "complete_by"];
 /// The fastest pace that a batch can ask for.
 const FASTEST_PER_MINUTE: u32 = 1_000_000;
+/// The furthest time that a batch may be completed by.
+const LONGEST_DAYS: i64 = 30;
 /// More faults than this are not listed: nobody reads them, and the answer must stay small.
 const MAX_FAULTS: usize = 1_000;
 
@@ -30,6 +32,8 @@ pub struct Order {
     pub metadata: Option<Value>,
     /// Its own pace, beside the tenant's.
     pub videos_per_minute: Option<u32>,
+    /// What has not begun by then is not to begin any more.
+    pub complete_by: Option<DateTime<Utc>>,
     /// The customer's idempotency key, if there is one.
     pub key: Option<String>,
     pub hash: RequestHash,
@@ -53,8 +57,9 @@ pub fn parse(
     body: &Value,
     header_keys: &[(&str, &str)],
     limits: OrderLimits,
-    (catalogue, today): (&Catalogue, NaiveDate),
+    (catalogue, now): (&Catalogue, DateTime<Utc>),
 ) -> Result<Order, Vec<Wrong>> {
+    let today = now.date_naive();
     let mut found = Vec::new();
     let mut faults = Faults { base: String::new(), found: &mut found };
     let Some(object) = body.as_object() else {
@@ -66,12 +71,20 @@ pub fn parse(
     let webhook_url = webhook_url(body, limits, &mut faults);
     let metadata = item::metadata(object, &mut faults);
     let videos_per_minute = videos_per_minute(body, &mut faults);
+    let complete_by = complete_by(body, now, &mut faults);
     let items = items(body, limits, (catalogue, today), &mut found);
     let total = Credits::total(items.iter().map(|item| item.price));
     match total {
-        Some(total) if found.is_empty() => {
-            Ok(Order { items, total, webhook_url, metadata, videos_per_minute, key, hash: canonical_hash(body) })
-        }
+        Some(total) if found.is_empty() => Ok(Order {
+            items,
+            total,
+            webhook_url,
+            metadata,
+            videos_per_minute,
+            complete_by,
+            key,
+            hash: canonical_hash(body),
+        }),
         Some(_) => {
             let unlisted = found.len().saturating_sub(MAX_FAULTS);
             found.truncate(MAX_FAULTS);
@@ -165,6 +178,22 @@ fn videos_per_minute(body: &Value, faults: &mut Faults<'_>) -> Option<u32> {
         faults.add("videos_per_minute", format!("must be a whole number from 1 to {FASTEST_PER_MINUTE}"));
     }
     pace
+}
+
+fn complete_by(body: &Value, now: DateTime<Utc>, faults: &mut Faults<'_>) -> Option<DateTime<Utc>> {
+    let value = body.get("complete_by").filter(|value| !value.is_null())?;
+    let at = value.as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok()).map(|at| at.to_utc());
+    match at {
+        Some(at) if at > now && at <= now + TimeDelta::days(LONGEST_DAYS) => Some(at),
+        Some(_) => {
+            faults.add("complete_by", format!("must lie in the future, and at most {LONGEST_DAYS} days away"));
+            None
+        }
+        None => {
+            faults.add("complete_by", "must be a time like 2027-01-08T18:00:00Z");
+            None
+        }
+    }
 }
 
 /// Equal for bodies that differ only in white space, the order of keys, or how the idempotency key was sent.

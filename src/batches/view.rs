@@ -28,6 +28,10 @@ pub struct BatchView {
     pub metadata: Option<Value>,
     /// Its own pace, beside the tenant's.
     pub videos_per_minute: Option<u32>,
+    /// What has not begun by then is not to begin any more.
+    pub complete_by: Option<DateTime<Utc>>,
+    /// Since when nothing more of it is to begin.
+    pub cancelled_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -41,6 +45,10 @@ pub struct BatchCounts {
     pub in_progress: u32,
     pub succeeded: u32,
     pub failed: u32,
+    /// Of the failed: those that had not begun when the batch was cancelled.
+    pub cancelled: u32,
+    /// Of the failed: those that had not begun when the batch was to be complete.
+    pub expired: u32,
 }
 
 struct BatchRow {
@@ -50,6 +58,8 @@ struct BatchRow {
     waiting: i32,
     succeeded: i32,
     failed: i32,
+    cancelled: i32,
+    expired: i32,
     frozen: Credits,
     charged: Credits,
     refunded: Credits,
@@ -58,6 +68,8 @@ struct BatchRow {
     webhook_url: Option<String>,
     metadata: Option<Value>,
     videos_per_minute: Option<i32>,
+    complete_by: Option<DateTime<Utc>>,
+    cancelled_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
@@ -76,6 +88,8 @@ impl From<BatchRow> for BatchView {
                 in_progress: total.saturating_sub(waiting + succeeded + failed),
                 succeeded,
                 failed,
+                cancelled: row.cancelled.unsigned_abs(),
+                expired: row.expired.unsigned_abs(),
             },
             frozen: row.frozen,
             charged: row.charged,
@@ -85,6 +99,8 @@ impl From<BatchRow> for BatchView {
             webhook_url: row.webhook_url,
             metadata: row.metadata,
             videos_per_minute: row.videos_per_minute.map(i32::unsigned_abs),
+            complete_by: row.complete_by,
+            cancelled_at: row.cancelled_at,
             created_at: row.created_at,
             started_at: row.started_at,
             finished_at: row.finished_at,

@@ -354,7 +354,7 @@ async fn a_job_is_read_whatever_keys_are_missing_or_null() {
         PollOutcome::Succeeded { output: Output { handle: handle(), place: Place::Handle, expires_at: None } },
         failed(FailureClass::ProviderFault, "the provider reported a failure without a reason"),
         failed(FailureClass::Moderation, "No: [removed] bad"),
-        failed(FailureClass::Expired, "the job expired at the provider before it was finished"),
+        failed(FailureClass::OutputExpired, "the job expired at the provider before it was finished"),
     ];
     assert_eq!(outcomes[..8], expected);
     assert!(matches!(outcomes[8], PollOutcome::Gone { .. }), "{:?}", outcomes[8]);

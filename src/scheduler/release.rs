@@ -22,7 +22,7 @@ pub struct OpenLane {
     pub batch: BatchId,
     pub model: String,
     pub tenant: TenantId,
-    /// Waiting and not in back-off.
+    /// Waiting and not in back-off; none of a batch of which nothing more is to begin.
     pub eligible: i32,
     pub waiting: i32,
     /// Released or running.
@@ -148,11 +148,11 @@ pub(super) async fn open_lanes(conn: &mut PgConnection) -> Result<Vec<OpenLane>,
     sqlx::query_as!(
         OpenLane,
         r#"select l.batch_id as "batch: BatchId", l.model, l.tenant_id as "tenant: TenantId", l.waiting,
-               case when l.waiting = 0 then 0 else l.waiting - (select count(*) from videos v
+               case when l.waiting = 0 or b.cancelled_at is not null or b.complete_by <= now() then 0 else l.waiting - (select count(*) from videos v
                    where v.batch_id = l.batch_id and v.model = l.model and v.eligible_at > now())::integer end as "eligible!",
                l.total - l.waiting - l.settled as "in_flight!", t.videos_per_minute, t.max_in_flight,
                l.videos_per_minute as batch_per_minute
-           from batch_lanes l join tenants t on t.id = l.tenant_id
+           from batch_lanes l join tenants t on t.id = l.tenant_id join batches b on b.id = l.batch_id
            where not l.closed
            order by l.tenant_id, l.batch_id, l.model"#,
     )

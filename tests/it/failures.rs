@@ -51,7 +51,7 @@ async fn eight_ways_to_fail_are_eight_refunds_with_reasons_of_their_own_and_a_pl
         ("a machine that breaks", Fault::JobFailed, "provider_fault", true),
         ("an empty purse", Fault::QuotaExhausted, "no_credit", true),
         ("yesterday's model", Fault::ModelNotFound, "model_retired", true),
-        ("a link that dies", Fault::ExpiredLink, "expired", true),
+        ("a link that dies", Fault::ExpiredLink, "output_expired", true),
         ("a never ending story", Fault::Stall, "timeout", false),
         ("a line that is cut", Fault::DroppedBeforeAccept, "network", false),
     ];

@@ -262,7 +262,7 @@ async fn every_way_to_fail_is_told_by_its_type_after_the_attempts_that_it_deserv
         ("breaks", Fault::JobFailed, "provider_fault", 3, 3),
         ("no quota", Fault::QuotaExhausted, "no_credit", 1, 0),
         ("switched off", Fault::ModelNotFound, "model_retired", 1, 0),
-        ("link expires", Fault::ExpiredLink, "expired", 2, 2),
+        ("link expires", Fault::ExpiredLink, "output_expired", 2, 2),
         ("no video", Fault::NotAVideo { first: None }, "provider_fault", 3, 3),
         ("empty file", Fault::EmptyBody { first: None }, "provider_fault", 3, 3),
         ("forgotten", Fault::Gone, "provider_fault", 3, 3),

@@ -35,3 +35,4 @@ mod store;
 mod thumbnails;
 mod unknown;
 mod webhooks;
+mod withdrawals;

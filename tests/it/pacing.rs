@@ -69,7 +69,10 @@ async fn no_minute_holds_more_starts_than_the_limit_and_few_less_whoever_leads()
     println!("at most {most} starts in a minute, {per_minute:.1} a minute in {watched:?}", watched = watched());
     assert!(most <= 60, "{most} starts in a minute");
     assert!(per_minute >= 57.0, "only {per_minute:.1} starts a minute");
-    assert_eq!(app.count("select coalesce(max(attempts_made), 0)::bigint from videos where state = 'waiting'").await, 0);
+    assert_eq!(
+        app.count("select coalesce(max(attempts_made), 0)::bigint from videos where state = 'waiting'").await,
+        0
+    );
     unlimited(&app, &tenant).await;
     app.all_batches_end().await;
     app.finish().await;

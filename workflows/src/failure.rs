@@ -28,7 +28,7 @@ pub enum FailureClass {
     /// The provider did not finish within the time that the model is given.
     Timeout,
     /// The finished file was gone before it could be copied.
-    Expired,
+    OutputExpired,
     /// The provider no longer serves this model.
     ModelRetired,
     /// Our own object store did not take the file.
@@ -37,11 +37,15 @@ pub enum FailureClass {
     OutcomeUnknown,
     /// The video's attempts killed their worker too often.
     Poison,
+    /// The customer cancelled the batch before the video began.
+    Cancelled,
+    /// The batch was to be complete by a time that came before the video began.
+    Expired,
 }
 
 impl FailureClass {
     /// Every class, in the order of the database enum.
-    pub const ALL: [FailureClass; 14] = [
+    pub const ALL: [FailureClass; 16] = [
         FailureClass::InvalidInput,
         FailureClass::Moderation,
         FailureClass::Auth,
@@ -51,11 +55,13 @@ impl FailureClass {
         FailureClass::ProviderFault,
         FailureClass::Network,
         FailureClass::Timeout,
-        FailureClass::Expired,
+        FailureClass::OutputExpired,
         FailureClass::ModelRetired,
         FailureClass::StorageFault,
         FailureClass::OutcomeUnknown,
         FailureClass::Poison,
+        FailureClass::Cancelled,
+        FailureClass::Expired,
     ];
 
     /// The stable name used in the API, the database and metrics.
@@ -70,11 +76,13 @@ impl FailureClass {
             FailureClass::ProviderFault => "provider_fault",
             FailureClass::Network => "network",
             FailureClass::Timeout => "timeout",
-            FailureClass::Expired => "expired",
+            FailureClass::OutputExpired => "output_expired",
             FailureClass::ModelRetired => "model_retired",
             FailureClass::StorageFault => "storage_fault",
             FailureClass::OutcomeUnknown => "outcome_unknown",
             FailureClass::Poison => "poison",
+            FailureClass::Cancelled => "cancelled",
+            FailureClass::Expired => "expired",
         }
     }
 }

@@ -240,6 +240,8 @@ fn class_of(end: VideoEnd) -> Option<FailureClass> {
         | VideoEnd::ProviderFailed(class)
         | VideoEnd::StoreFailed(class) => Some(class),
         VideoEnd::Accepted
+        | VideoEnd::Cancelled
+        | VideoEnd::Expired
         | VideoEnd::AnswerLost
         | VideoEnd::Found
         | VideoEnd::NotFoundYet

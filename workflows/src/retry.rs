@@ -46,6 +46,8 @@ pub const fn policy(class: FailureClass) -> RetryPolicy {
         FailureClass::OutcomeUnknown => NEVER,
         // A new attempt would kill another worker.
         FailureClass::Poison => NEVER,
+        // The customer wants it no more.
+        FailureClass::Cancelled | FailureClass::Expired => NEVER,
         // Nothing was bought, so patience is free: 200 waits are up to 6.5 hours here and up to 16 hours for capacity.
         FailureClass::RateLimited => waiting(200, 2_000, 120_000),
         FailureClass::Capacity => waiting(200, 5_000, 300_000),
@@ -54,7 +56,7 @@ pub const fn policy(class: FailureClass) -> RetryPolicy {
         // From here on every attempt may cost us a video at the provider, so they are few.
         FailureClass::ProviderFault => spending(3, 10_000, 300_000),
         FailureClass::Timeout => spending(2, 30_000, 300_000),
-        FailureClass::Expired => spending(2, 5_000, 60_000),
+        FailureClass::OutputExpired => spending(2, 5_000, 60_000),
         // Reached only after storing was repeated until the attempt's deadline: the store needs a long pause by then.
         FailureClass::StorageFault => spending(2, 300_000, 900_000),
     }
@@ -75,13 +77,15 @@ pub const fn accounts_fault(class: FailureClass) -> bool {
         | FailureClass::ProviderFault
         | FailureClass::Network
         | FailureClass::Timeout
-        | FailureClass::Expired
+        | FailureClass::OutputExpired
         | FailureClass::ModelRetired => true,
         FailureClass::InvalidInput
         | FailureClass::Moderation
         | FailureClass::StorageFault
         | FailureClass::OutcomeUnknown
-        | FailureClass::Poison => false,
+        | FailureClass::Poison
+        | FailureClass::Cancelled
+        | FailureClass::Expired => false,
     }
 }
 
@@ -119,9 +123,11 @@ pub const fn retryable_by_customer(class: FailureClass) -> bool {
         | FailureClass::ProviderFault
         | FailureClass::Network
         | FailureClass::Timeout
-        | FailureClass::Expired
+        | FailureClass::OutputExpired
         | FailureClass::StorageFault
-        | FailureClass::OutcomeUnknown => true,
+        | FailureClass::OutcomeUnknown
+        | FailureClass::Cancelled
+        | FailureClass::Expired => true,
     }
 }
 
@@ -155,7 +161,7 @@ pub const fn explain(class: FailureClass) -> &'static str {
         FailureClass::Timeout => {
             "The video provider did not finish within the time allowed for this model; order it again, or choose a faster model."
         }
-        FailureClass::Expired => {
+        FailureClass::OutputExpired => {
             "The video provider removed the finished video before it could be copied; order it again."
         }
         FailureClass::ModelRetired => {
@@ -167,6 +173,12 @@ pub const fn explain(class: FailureClass) -> &'static str {
         }
         FailureClass::Poison => {
             "Processing this video repeatedly broke our system, so we stopped; send its id to support before ordering it again."
+        }
+        FailureClass::Cancelled => {
+            "The batch was cancelled before this video began; order it again if you want it after all."
+        }
+        FailureClass::Expired => {
+            "This video had not begun when the time was over by which the batch was to be complete; order it again with more time."
         }
     }
 }

@@ -35,6 +35,10 @@ closed_list! {
         Rejected(FailureClass) = "rejected",
         /// Submit: refused for a reason that is the account's own, and the model has another route.
         RouteRefused(FailureClass) = "route_refused",
+        /// Submit: the customer cancelled the batch before the attempt began. Provably nothing was bought by it.
+        Cancelled = "cancelled",
+        /// Submit: the batch was to be complete by a time that came before the attempt began. Nothing was bought by it.
+        Expired = "expired",
         /// Submit: something was sent and no answer that can be trusted came back.
         AnswerLost = "answer_lost",
         /// Look-up: the provider has our job; its handle is known now.
@@ -137,6 +141,8 @@ fn after_submit(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         VideoEnd::Accepted => Some(VideoNext::Step(VideoStep::Poll)),
         VideoEnd::Rejected(class) => Some(retry_or_fail(class, spent)),
         VideoEnd::RouteRefused(class) => Some(elsewhere_or_fail(class, spent)),
+        VideoEnd::Cancelled => Some(VideoNext::Fail(FailureClass::Cancelled)),
+        VideoEnd::Expired => Some(VideoNext::Fail(FailureClass::Expired)),
         // A submission that its deadline overtook may have arrived: it is looked for at least once.
         VideoEnd::AnswerLost | VideoEnd::DeadlinePassed => Some(VideoNext::Step(VideoStep::LookUp)),
         VideoEnd::Found
@@ -163,6 +169,8 @@ fn after_look_up(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         VideoEnd::Accepted
         | VideoEnd::Rejected(_)
         | VideoEnd::RouteRefused(_)
+        | VideoEnd::Cancelled
+        | VideoEnd::Expired
         | VideoEnd::AnswerLost
         | VideoEnd::StillRunning
         | VideoEnd::OutputReady
@@ -178,13 +186,15 @@ fn after_poll(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         VideoEnd::StillRunning => Some(VideoNext::Again(VideoStep::Poll)),
         VideoEnd::OutputReady => Some(VideoNext::Step(VideoStep::Store)),
         VideoEnd::ProviderFailed(class) => Some(retry_or_fail(after_acceptance(class), spent)),
-        // Lost by the provider, or kept for a shorter time than we were away: nobody can tell which. "Expired" would claim
+        // Lost by the provider, or kept for a shorter time than we were away: nobody can tell which. "Output expired" would claim
         // that the video was finished, which was never seen; that the provider took the job and delivered nothing is known.
         VideoEnd::Gone => Some(retry_or_fail(FailureClass::ProviderFault, spent)),
         VideoEnd::DeadlinePassed => Some(retry_or_fail(FailureClass::Timeout, spent)),
         VideoEnd::Accepted
         | VideoEnd::Rejected(_)
         | VideoEnd::RouteRefused(_)
+        | VideoEnd::Cancelled
+        | VideoEnd::Expired
         | VideoEnd::AnswerLost
         | VideoEnd::Found
         | VideoEnd::NotFoundYet
@@ -205,6 +215,8 @@ fn after_store(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         VideoEnd::Accepted
         | VideoEnd::Rejected(_)
         | VideoEnd::RouteRefused(_)
+        | VideoEnd::Cancelled
+        | VideoEnd::Expired
         | VideoEnd::AnswerLost
         | VideoEnd::Found
         | VideoEnd::NotFoundYet
@@ -228,14 +240,16 @@ fn store_again_or_retry(class: FailureClass, spent: Spent) -> VideoNext {
         | FailureClass::Capacity
         | FailureClass::Timeout => VideoNext::Again(VideoStep::Store),
         FailureClass::ProviderFault
-        | FailureClass::Expired
+        | FailureClass::OutputExpired
         | FailureClass::InvalidInput
         | FailureClass::Moderation
         | FailureClass::Auth
         | FailureClass::NoCredit
         | FailureClass::ModelRetired
         | FailureClass::OutcomeUnknown
-        | FailureClass::Poison => retry_or_fail(class, spent),
+        | FailureClass::Poison
+        | FailureClass::Cancelled
+        | FailureClass::Expired => retry_or_fail(class, spent),
     }
 }
 
@@ -250,11 +264,13 @@ const fn after_acceptance(class: FailureClass) -> FailureClass {
         | FailureClass::NoCredit
         | FailureClass::ProviderFault
         | FailureClass::Timeout
-        | FailureClass::Expired
+        | FailureClass::OutputExpired
         | FailureClass::ModelRetired
         | FailureClass::StorageFault
         | FailureClass::OutcomeUnknown
-        | FailureClass::Poison => class,
+        | FailureClass::Poison
+        | FailureClass::Cancelled
+        | FailureClass::Expired => class,
     }
 }
 
@@ -276,10 +292,12 @@ fn elsewhere_or_fail(class: FailureClass, spent: Spent) -> VideoNext {
         | FailureClass::ProviderFault
         | FailureClass::Network
         | FailureClass::Timeout
-        | FailureClass::Expired
+        | FailureClass::OutputExpired
         | FailureClass::StorageFault
         | FailureClass::OutcomeUnknown
-        | FailureClass::Poison => retry_or_fail(class, spent),
+        | FailureClass::Poison
+        | FailureClass::Cancelled
+        | FailureClass::Expired => retry_or_fail(class, spent),
     }
 }
 
@@ -346,7 +364,8 @@ mod tests {
 
     #[test]
     fn a_spending_class_is_final_at_its_bound_and_no_earlier() {
-        for (class, last) in [(FailureClass::ProviderFault, 2), (FailureClass::Timeout, 1), (FailureClass::Expired, 1)]
+        for (class, last) in
+            [(FailureClass::ProviderFault, 2), (FailureClass::Timeout, 1), (FailureClass::OutputExpired, 1)]
         {
             for attempts in 0..last {
                 let next = at(Poll, ProviderFailed(class), Spent { attempts, ..FRESH });
@@ -410,7 +429,7 @@ mod tests {
             let next = at(Store, StoreFailed(FailureClass::StorageFault), Spent { attempts, ..FRESH });
             assert_eq!(next, VideoNext::Again(Store));
         }
-        for class in [FailureClass::Expired, FailureClass::ProviderFault] {
+        for class in [FailureClass::OutputExpired, FailureClass::ProviderFault] {
             let next = at(Store, StoreFailed(class), FRESH);
             assert!(matches!(next, VideoNext::RetryLater { spends_attempt: true, .. }), "{class:?}: {next:?}");
         }

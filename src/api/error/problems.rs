@@ -1,7 +1,7 @@
 //! The kinds of problems: their stable names, statuses and remedies, the document that carries one, and what may go wrong
 //! with an operation.
 
-use poem::http::StatusCode;
+use poem::http::{Method, StatusCode};
 use poem_openapi::Object;
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaOperation, MetaParamIn, MetaRequest, MetaResponse};
 use poem_openapi::types::{ToJSON, Type};
@@ -61,6 +61,8 @@ kinds! {
         "Repeat the request over a better line, or split the batch.";
     KeyInFlight = "key-in-flight" CONFLICT "Same request is being processed"
         "Repeat the request after `Retry-After`; it is then answered like the first.";
+    BatchEnded = "batch-ended" CONFLICT "Batch has ended"
+        "Read the batch; what failed was refunded, and what was delivered stays yours.";
     ExpiredLink = "expired-link" GONE "Link expired"
         "Read the video again for a new link; there is one as long as the file is kept.";
     FilePurged = "file-purged" GONE "File no longer kept"
@@ -187,6 +189,7 @@ pub fn responses_of(operation: &MetaOperation) -> Vec<MetaResponse> {
         (body, 408, "The body came too slowly."),
         (file, 409, "The tenant keeps as many images, or bytes of them, as it may."),
         (json, 409, "A request with the same idempotency key is being processed; repeat it after `Retry-After`."),
+        (operation.method == Method::POST && !body, 409, "The batch has ended already."),
         (body, 413, "The body is too large."),
         (file, 415, "The body is no JPEG, PNG or WebP."),
         (json, 415, "The body is not declared as `application/json`."),

@@ -101,7 +101,7 @@ pub struct Expected {
     pub classes: &'static [FailureClass],
 }
 
-use FailureClass::{Auth, Expired, InvalidInput, Network, OutcomeUnknown, ProviderFault, RateLimited, Timeout};
+use FailureClass::{Auth, InvalidInput, Network, OutcomeUnknown, OutputExpired, ProviderFault, RateLimited, Timeout};
 
 /// It passes, unless the attempt's time is over before.
 const PASSING: Expected = Expected { fate: Fate::Harmless, classes: &[RateLimited, Timeout, ProviderFault] };
@@ -198,7 +198,7 @@ impl Kind {
             Link::Long | Link::NoUrl => broken(&[ProviderFault, Timeout]),
             // a 403 of the provider itself is taken for a refused account
             Link::Forbidden if self.vendor == Vendor::Openai => broken(&[Auth]),
-            Link::Forbidden | Link::Gone => broken(&[Expired]),
+            Link::Forbidden | Link::Gone => broken(&[OutputExpired]),
         }
     }
 }

@@ -46,6 +46,13 @@ impl BatchStatus {
     }
 }
 
+/// A batch of which nothing more begins.
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::cli) struct Cancelled {
+    pub(in crate::cli) batch_id: String,
+    pub(in crate::cli) cancelled_at: DateTime<Utc>,
+}
+
 /// A batch at one moment.
 #[derive(Clone, Debug, Deserialize)]
 pub(in crate::cli) struct Batch {

@@ -21,7 +21,7 @@ use serde_json::Value;
 use url::Url;
 
 pub(super) use answers::{
-    Accepted, Batch, BatchStatus, Counts, Entry, Failure, Model, Money, Output, UploadedImage, Video, Wallet,
+    Accepted, Batch, BatchStatus, Cancelled, Counts, Entry, Failure, Model, Money, Output, UploadedImage, Video, Wallet,
 };
 pub(super) use call_error::{CallError, Problem, root_cause};
 
@@ -110,6 +110,14 @@ impl Api {
         let (headers, receipt) = self.read(request).await?;
         let replayed = headers.get("idempotent-replayed").is_some_and(|value| value == "true");
         Ok(Submitted { receipt, replayed })
+    }
+
+    /// Cancels a batch; repeating it does no harm.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(super) async fn cancel(&self, id: &str) -> Result<Answer<Cancelled>, CallError> {
+        Ok(self.read(self.http.post(self.url(&["video-batch", id, "cancel"], &[])?)).await?.1)
     }
 
     /// Looks once, without repeating.

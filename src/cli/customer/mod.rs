@@ -5,6 +5,7 @@
 //! advice go to standard error. Exit codes: 0 well (a watched batch completed), 1 error, 2 command line not understood,
 //! 3 a watched batch ended partial, 4 it failed, 130 watching was stopped and the batch goes on.
 
+mod cancel;
 mod dry_run;
 mod input;
 mod ledger;
@@ -113,6 +114,8 @@ enum BatchCommand {
     Show(show::ShowArgs),
     /// List your batches, newest first
     List(list::ListArgs),
+    /// Cancel a batch: what has not begun is refunded
+    Cancel(cancel::CancelArgs),
     /// List the videos of a batch, and fetch their files
     Results(results::ResultsArgs),
     /// Show every movement of a batch's credits
@@ -128,6 +131,7 @@ pub(super) async fn batch(args: BatchArgs) -> Result<ExitCode> {
         BatchCommand::Watch(args) => quietly(watch::run(args)).await,
         BatchCommand::Show(args) => quietly(show::run(args)).await,
         BatchCommand::List(args) => quietly(list::run(args)).await,
+        BatchCommand::Cancel(args) => quietly(cancel::run(args)).await,
         BatchCommand::Results(args) => quietly(results::run(args)).await,
         BatchCommand::Ledger(args) => quietly(ledger::run(args)).await,
     }

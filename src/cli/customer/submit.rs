@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use clap::Args;
 use serde_json::{Value, json};
 use ulid::Ulid;
@@ -65,6 +66,9 @@ pub(super) struct SubmitArgs {
     /// A pace of its own: no more of its videos start in any 60 seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     videos_per_minute: Option<u32>,
+    /// What has not begun by then is refunded, such as 2027-01-08T18:00:00Z
+    #[arg(long, value_name = "TIME")]
+    complete_by: Option<DateTime<Utc>>,
     /// The model of items that name none
     #[arg(long, help_heading = "Defaults of items")]
     model: Option<String>,
@@ -135,6 +139,9 @@ fn body(args: &SubmitArgs, items: &Items) -> Result<Value> {
     }
     if let Some(pace) = args.videos_per_minute {
         body["videos_per_minute"] = json!(pace);
+    }
+    if let Some(at) = args.complete_by {
+        body["complete_by"] = json!(at);
     }
     let metadata: BTreeMap<&String, &String> = args.metadata.iter().map(|(name, text)| (name, text)).collect();
     anyhow::ensure!(metadata.len() == args.metadata.len(), "--metadata names something twice");

@@ -115,7 +115,7 @@ impl OpenaiVideos {
             },
             Some("failed") => self.failure_of(job),
             Some("expired") => PollOutcome::Failed {
-                class: FailureClass::Expired,
+                class: FailureClass::OutputExpired,
                 message: "the job expired at the provider before it was finished".to_owned(),
                 billed: BILLING.failed,
             },

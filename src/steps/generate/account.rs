@@ -33,11 +33,13 @@ fn news_of(class: FailureClass, asked: Option<Duration>, timing: AccountTiming) 
         | FailureClass::ProviderFault
         | FailureClass::Network
         | FailureClass::Timeout
-        | FailureClass::Expired
+        | FailureClass::OutputExpired
         | FailureClass::ModelRetired
         | FailureClass::StorageFault
         | FailureClass::OutcomeUnknown
-        | FailureClass::Poison => None,
+        | FailureClass::Poison
+        | FailureClass::Cancelled
+        | FailureClass::Expired => None,
     }
 }
 

@@ -17,7 +17,7 @@ const ONE_TRY: Duration = Duration::from_secs(300);
 impl Attempt<'_> {
     pub(super) async fn store(&mut self) -> Result<VideoEnd, LeaseLost> {
         let (Some(provider), Some(output)) = (self.provider.clone(), self.ready.clone()) else {
-            return Ok(VideoEnd::StoreFailed(FailureClass::Expired));
+            return Ok(VideoEnd::StoreFailed(FailureClass::OutputExpired));
         };
         // a file that is ready is worth one whole try, however late it is
         let until = self.deadline.max(Instant::now() + ONE_TRY);
@@ -63,7 +63,7 @@ impl Attempt<'_> {
 /// (what it means, in words for the customer)
 fn fetch_failure(error: &FetchError) -> (FailureClass, String) {
     let class = match error {
-        FetchError::Gone { .. } => FailureClass::Expired,
+        FetchError::Gone { .. } => FailureClass::OutputExpired,
         FetchError::Read(ReadError::RateLimited { .. } | ReadError::Unavailable { .. }) => FailureClass::Network,
         FetchError::Read(ReadError::Refused { class, .. }) => *class,
     };

@@ -12,6 +12,7 @@ mod give_back;
 mod late;
 mod locks;
 mod progress;
+mod withdraw;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use sqlx::PgConnection;
 pub use claim::{Claim, ClaimedVideo, LiveAttempt};
 pub use close::{AttemptEnd, Close, Output, Verdict};
 pub use late::{LateAttempt, LateNews, forget_fruitless, late_rivals, take_due, write_late};
+pub use withdraw::withdraw;
 
 use crate::accounts::{self, News};
 use crate::db::Database;

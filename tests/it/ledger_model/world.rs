@@ -18,7 +18,7 @@ const CLASSES: [FailureClass; 5] = [
     FailureClass::Timeout,
     FailureClass::Moderation,
     FailureClass::Network,
-    FailureClass::Expired,
+    FailureClass::OutputExpired,
     FailureClass::Capacity,
 ];
 /// Acts in one transaction.
