@@ -39,7 +39,7 @@ metrics! {
     VIDEOS_FINISHED = "freezeframe_videos_finished_total" Counter "Videos settled, by outcome and failure type.";
     VIDEOS_RELEASED = "freezeframe_videos_released_total" Counter "Videos handed to the workers by the scheduler.";
     VIDEOS_OPEN = "freezeframe_videos_open" Gauge "Videos of unfinished batches, by state: waiting, in_flight.";
-    VIDEOS_BLOCKED = "freezeframe_videos_blocked" Gauge "Waiting videos whose model has no open route, by reason: no_route, stopped, refused, out_of_quota, cooling.";
+    VIDEOS_WAITING = "freezeframe_videos_waiting" Gauge "Waiting videos, by what they wait for: queued, back_off, tenant_limit, model_limit, provider_limit, batch_pace, cooldown, out_of_quota, refused, paused, no_route, no_worker.";
     ATTEMPTS = "freezeframe_attempts_total" Counter "Attempts at providers, by provider account and end.";
     LEASES_LOST = "freezeframe_leases_lost_total" Counter "Transitions refused because another worker holds the video.";
     CREDITS_MOVED = "freezeframe_credits_moved_total" Counter "Credits moved, by act: freeze, charge, refund, loss.";
@@ -107,7 +107,7 @@ pub fn install() {
 
 /// A counter that appears only with its first event hides the event from `rate()`.
 fn start_at_zero() {
-    use crate::domain::{BatchStatus, FailureClass};
+    use crate::domain::{BatchStatus, FailureClass, WaitingReason};
     counter!(BATCHES_ADMITTED).absolute(0);
     counter!(VIDEOS_ADMITTED).absolute(0);
     counter!(VIDEOS_RELEASED).absolute(0);
@@ -139,8 +139,8 @@ fn start_at_zero() {
     for act in ["freeze", "charge", "refund", "loss"] {
         counter!(CREDITS_MOVED, "act" => act).absolute(0);
     }
-    for reason in ["no_route", "stopped", "refused", "out_of_quota", "cooling"] {
-        gauge!(VIDEOS_BLOCKED, "reason" => reason).set(0.0);
+    for reason in WaitingReason::ALL {
+        gauge!(VIDEOS_WAITING, "reason" => reason.word()).set(0.0);
     }
     for result in ["delivered", "retry", "given_up"] {
         counter!(WEBHOOK_ATTEMPTS, "result" => result).absolute(0);
@@ -200,9 +200,8 @@ pub fn videos_open(waiting: i64, in_flight: i64) {
     gauge!(VIDEOS_OPEN, "state" => "in_flight").set(in_flight as f64);
 }
 
-/// `reason` is one of `no_route`, `stopped`, `refused`, `out_of_quota`, `cooling`.
-pub fn videos_blocked(reason: &'static str, videos: i64) {
-    gauge!(VIDEOS_BLOCKED, "reason" => reason).set(videos as f64);
+pub fn videos_waiting(reason: WaitingReason, videos: i64) {
+    gauge!(VIDEOS_WAITING, "reason" => reason.word()).set(videos as f64);
 }
 
 /// `provider` is the name of a configured account.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::PREFIX;
 use super::words::Word;
 use crate::batches::{BatchView, Receipt};
-use crate::domain::{BatchId, BatchStatus};
+use crate::domain::{BatchId, BatchStatus, WaitingReason};
 
 /// Metadata as it was stored.
 pub(super) fn metadata(stored: Option<Value>) -> Option<BTreeMap<String, String>> {
@@ -160,6 +160,8 @@ pub struct VideoBatch {
     pub batch_id: String,
     pub status: Word<BatchStatus>,
     pub counts: VideoCounts,
+    /// Why most of its waiting videos wait; absent when none does.
+    pub waiting_reason: Option<Word<WaitingReason>>,
     pub credits: BatchCredits,
     /// The idempotency key of the request, or the name that we gave it.
     pub request_id: String,
@@ -221,6 +223,7 @@ impl From<BatchView> for VideoBatch {
                 cancelled: counts.cancelled,
                 expired: counts.expired,
             },
+            waiting_reason: view.waiting_for.map(Word),
             credits: BatchCredits {
                 frozen: view.frozen.get(),
                 charged: view.charged.get(),

@@ -18,7 +18,7 @@ use super::page::{self, Limit};
 use super::words::Word;
 use super::{ApiState, Topic};
 use crate::batches::{self, VideoFailure, VideoOutput, VideoView};
-use crate::domain::{Credits, FailureClass, VideoId, VideoState};
+use crate::domain::{Credits, FailureClass, VideoId, VideoState, WaitingReason};
 use crate::storage::{self, LinkSigner, Retention};
 
 const LIST: &str = "videos";
@@ -95,6 +95,8 @@ struct Video {
     seconds: u32,
     size: String,
     state: Word<VideoState>,
+    /// Why it waits, while it does.
+    waiting_reason: Option<Word<WaitingReason>>,
     /// How often it was tried, the present attempt included.
     attempts: u32,
     /// Each attempt that was sent, in order.
@@ -167,6 +169,7 @@ impl Video {
             seconds: view.seconds,
             size: view.size,
             state: Word(view.state),
+            waiting_reason: view.waiting_for.map(Word),
             attempts: view.attempts,
             attempt_history: Vec::new(),
             retry_at: view.eligible_at.filter(|at| backs_off && *at > now),

@@ -7,7 +7,7 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type};
 use serde_json::Value;
 
-use crate::domain::{BatchStatus, FailureClass, GrantSource, LedgerAct, VideoState};
+use crate::domain::{BatchStatus, FailureClass, GrantSource, LedgerAct, VideoState, WaitingReason};
 
 /// A closed list of words.
 pub trait Vocabulary: Copy + Send + Sync + 'static {
@@ -43,6 +43,11 @@ vocabulary! {
         "`waiting`: for its turn, or before another attempt. `released`: a worker will take it. `running`: being made. \
          `succeeded`: stored and charged with the batch. `failed`: refunded.";
     FailureClass.ALL.name is "FailureType" "Why a video failed. Every failed video is refunded in full, whatever its type.";
+    WaitingReason.ALL.word is "WaitingReason"
+        "Why a video waits. `queued`: its turn is near. `back_off`: its last attempt failed, the next is not due. \
+         `tenant_limit`, `model_limit`, `provider_limit`, `batch_pace`: that many have started in this minute, or are under \
+         way. `cooldown`: the provider asked for a pause. `out_of_quota`, `refused`, `paused`, `no_route`: on our side, an \
+         operator has to act. `no_worker`: all our workers are busy.";
     GrantSource.ALL.word is "CreditSource"
         "Where credits came from. They are spent in this order, and a refund returns to its own source.";
     LedgerAct.OF_CUSTOMERS.word is "LedgerAct" "What an entry records.";

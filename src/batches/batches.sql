@@ -6,6 +6,8 @@ select b.id as "id: BatchId", b.status as "status: BatchStatus", b.total,
     b.succeeded, b.failed, b.cancelled, b.expired, b.frozen_credits as "frozen: Credits",
     coalesce(h.charged, 0)::bigint as "charged!: Credits", coalesce(h.refunded, 0)::bigint as "refunded!: Credits",
     coalesce(h.held, 0)::bigint as "held!: Credits",
+    (select l.waiting_for from batch_lanes l where l.batch_id = b.id and l.waiting > 0
+        order by l.waiting desc, l.model limit 1) as "waiting_for?: WaitingReason",
     b.request_id, b.webhook_url, b.metadata, b.videos_per_minute,
     b.complete_by, b.cancelled_at, b.created_at, b.started_at, b.finished_at
 from batches b

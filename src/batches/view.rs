@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::domain::{BatchId, BatchStatus, Credits, FailureClass, TenantId, VideoId, VideoState};
+use crate::domain::{BatchId, BatchStatus, Credits, FailureClass, TenantId, VideoId, VideoState, WaitingReason};
 use crate::storage::{ImageKind, Retention, StoredImage};
 
 /// Below and above every id of a batch, in any collation.
@@ -18,6 +18,8 @@ pub struct BatchView {
     pub id: BatchId,
     pub status: BatchStatus,
     pub counts: BatchCounts,
+    /// Why most of its waiting videos wait.
+    pub waiting_for: Option<WaitingReason>,
     /// `frozen = charged + refunded + held`
     pub frozen: Credits,
     pub charged: Credits,
@@ -64,6 +66,7 @@ struct BatchRow {
     charged: Credits,
     refunded: Credits,
     held: Credits,
+    waiting_for: Option<WaitingReason>,
     request_id: String,
     webhook_url: Option<String>,
     metadata: Option<Value>,
@@ -91,6 +94,7 @@ impl From<BatchRow> for BatchView {
                 cancelled: row.cancelled.unsigned_abs(),
                 expired: row.expired.unsigned_abs(),
             },
+            waiting_for: waiting_for(row.waiting > 0, row.waiting_for),
             frozen: row.frozen,
             charged: row.charged,
             refunded: row.refunded,
@@ -106,6 +110,11 @@ impl From<BatchRow> for BatchView {
             finished_at: row.finished_at,
         }
     }
+}
+
+/// Before the leader has looked at a batch, its videos are queued.
+fn waiting_for(waits: bool, seen: Option<WaitingReason>) -> Option<WaitingReason> {
+    waits.then(|| seen.unwrap_or(WaitingReason::Queued))
 }
 
 /// A batch of the tenant; `None` when the tenant has no such batch.
@@ -167,6 +176,8 @@ pub struct VideoView {
     pub size: String,
     pub metadata: Option<Value>,
     pub state: VideoState,
+    /// Why it waits, while it does.
+    pub waiting_for: Option<WaitingReason>,
     /// Attempts at providers so far, the present one included.
     pub attempts: u32,
     pub price: Credits,
@@ -268,7 +279,10 @@ pub async fn videos(
                attempts_made, price_credits as "price: Credits", failure_class::text as failure_class, failure_message,
                output_key, output_bytes, output_sha256, thumbnail_kind, thumbnail_bytes, thumbnail_sha256,
                eligible_at, created_at, finished_at, purging_at, purged_at,
-               (select retention_days from tenants where id = $1) as retention_days
+               (select retention_days from tenants where id = $1) as retention_days,
+               case when state <> 'waiting' then null when eligible_at > now() then 'back_off'
+                   else (select l.waiting_for from batch_lanes l where l.batch_id = $2 and l.model = videos.model)
+               end as "waiting_for?: WaitingReason"
            from videos
            where batch_id = $2 and tenant_id = $1 and position > $3 and ($4::video_state is null or state = $4)
            order by position limit $5"#,
@@ -291,6 +305,7 @@ pub async fn videos(
             size: row.size,
             metadata: row.metadata,
             state: row.state,
+            waiting_for: waiting_for(row.state == VideoState::Waiting, row.waiting_for),
             attempts: row.attempts_made.unsigned_abs(),
             price: row.price,
             failure: failure(row.failure_class.as_deref(), row.failure_message),

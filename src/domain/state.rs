@@ -76,6 +76,36 @@ impl VideoState {
 }
 
 stored_enum!(
+    /// Why a video waits. Seen by the scheduler's leader; the first that holds, in the order of its own checks.
+    WaitingReason, "waiting_reason", {
+        /// Its turn comes with the next waves: nothing stands in its way.
+        Queued = "queued",
+        /// Its last attempt failed, and the next one is not due yet.
+        BackOff = "back_off",
+        /// The tenant's videos per minute, or at once.
+        TenantLimit = "tenant_limit",
+        /// The model's videos per minute, or at once.
+        ModelLimit = "model_limit",
+        /// The provider account's requests per minute, or videos at once.
+        ProviderLimit = "provider_limit",
+        /// The pace that the batch was ordered with.
+        BatchPace = "batch_pace",
+        /// The provider asked for a pause.
+        Cooldown = "cooldown",
+        /// Our credit or quota at the provider is used up.
+        OutOfQuota = "out_of_quota",
+        /// The provider does not let us in.
+        Refused = "refused",
+        /// An operator stopped the provider account.
+        Paused = "paused",
+        /// No provider account is configured for the model.
+        NoRoute = "no_route",
+        /// No slot of a living worker is free.
+        NoWorker = "no_worker",
+    }
+);
+
+stored_enum!(
     /// How far one attempt at a provider is.
     AttemptState, "attempt_state", {
         /// Written before the first byte leaves; nobody knows yet whether it was accepted.

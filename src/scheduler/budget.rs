@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::pace::{Paces, Place};
 use super::release::OpenLane;
-use super::routes::{OpenRoute, OpenRoutes};
+use super::routes::{Blocked, OpenRoute, OpenRoutes};
 use super::rules::Rules;
 use super::turns::Subject;
-use crate::domain::TenantId;
+use crate::domain::{TenantId, WaitingReason};
 
 /// How long a worker may use a turn where that matters little, because everything that waits would not use up half a rate.
 const LOOSE: Duration = Duration::from_secs(30);
@@ -17,6 +17,8 @@ const LOOSE: Duration = Duration::from_secs(30);
 /// What may be released in a round.
 pub(super) struct Budget<'a> {
     videos: u32,
+    /// What those are told for whom nothing is left.
+    spent: WaitingReason,
     tenants: HashMap<TenantId, i64>,
     /// Videos that a limited model still takes.
     models: HashMap<&'a str, i64>,
@@ -48,9 +50,9 @@ struct Paced {
 enum Room {
     Yes,
     /// Not now: it is worth waiting for.
-    Full,
+    Full(WaitingReason),
     /// Its one probe of this round is taken: as if it were shut.
-    Probed,
+    Probed(WaitingReason),
 }
 
 /// Whose turns the videos of a share use, and how long they are valid.
@@ -115,11 +117,17 @@ impl<'a> Budget<'a> {
                 want(account.place);
             }
         }
-        Budget { videos, tenants, models, accounts, paced, wanted, routes, paces, valid }
+        let spent = if videos == 0 { WaitingReason::NoWorker } else { WaitingReason::Queued };
+        Budget { videos, spent, tenants, models, accounts, paced, wanted, routes, paces, valid }
     }
 
     pub(super) fn is_spent(&self) -> bool {
         self.videos == 0
+    }
+
+    /// Why whoever wants more when nothing is left waits.
+    pub(super) fn spent(&self) -> WaitingReason {
+        self.spent
     }
 
     pub(super) fn routes(&self) -> &'a OpenRoutes<'a> {
@@ -128,14 +136,26 @@ impl<'a> Budget<'a> {
 
     /// Takes one turn for a video of the lane, the `at`th, if every limit allows it: the place of its route among the
     /// model's open ones.
-    pub(super) fn take(&mut self, (lane, at): (&OpenLane, usize), avoided: Option<&str>) -> Option<usize> {
-        let is_full = self.tenants.get(&lane.tenant).is_none_or(|room| *room <= 0)
-            || self.models.get(lane.model.as_str()).is_some_and(|room| *room <= 0);
-        if self.videos == 0 || is_full {
-            return None;
+    ///
+    /// # Errors
+    /// What the video has to wait for.
+    pub(super) fn take(
+        &mut self,
+        (lane, at): (&OpenLane, usize),
+        avoided: Option<&str>,
+    ) -> Result<usize, WaitingReason> {
+        if self.videos == 0 {
+            return Err(self.spent);
         }
         let routes = self.routes;
-        let open = routes.of(&lane.model).ok()?;
+        let open = routes.of(&lane.model).map_err(Blocked::reason)?;
+        if self.tenants.get(&lane.tenant).is_none_or(|room| *room <= 0) {
+            return Err(WaitingReason::TenantLimit);
+        }
+        if self.models.get(lane.model.as_str()).is_some_and(|room| *room <= 0) {
+            return Err(WaitingReason::ModelLimit);
+        }
+        let mut why = None;
         let avoids = |at: &usize| Some(open[*at].route.provider.as_str()) == avoided;
         // what it avoids comes last: another account is preferred, and the same one is better than none
         let order = (0..open.len()).filter(|at| !avoids(at)).chain((0..open.len()).filter(avoids));
@@ -143,23 +163,26 @@ impl<'a> Budget<'a> {
             match self.ask((lane, at), &open[route]) {
                 Room::Yes => {
                     self.videos -= 1;
-                    return Some(route);
+                    return Ok(route);
                 }
-                Room::Full if !routes.overflows(&lane.model) => return None,
-                Room::Full | Room::Probed => {}
+                Room::Full(reason) if !routes.overflows(&lane.model) => return Err(reason),
+                Room::Full(reason) | Room::Probed(reason) => why = why.or(Some(reason)),
             }
         }
-        None
+        Err(why.unwrap_or(WaitingReason::NoRoute))
     }
 
     fn ask(&mut self, (lane, at): (&OpenLane, usize), open: &OpenRoute<'_>) -> Room {
         let (Some(paced), Some(account)) = (self.paced.get(at), self.accounts.get_mut(open.route.provider.as_str()))
         else {
-            return Room::Full;
+            return Room::Full(WaitingReason::NoRoute);
         };
-        let refused = if open.probe { Room::Probed } else { Room::Full };
-        if account.room <= 0 || !self.paces.take(&passing(&paced.places, account.place)) {
-            return refused;
+        let refused = |reason| if open.probe { Room::Probed(reason) } else { Room::Full(reason) };
+        if account.room <= 0 {
+            return refused(WaitingReason::ProviderLimit);
+        }
+        if let Err(full) = self.paces.take(&passing(&paced.places, account.place)) {
+            return refused(paced.subjects.get(full).map_or(WaitingReason::ProviderLimit, reason_of));
         }
         account.room -= 1;
         let rooms = [self.tenants.get_mut(&lane.tenant), self.models.get_mut(lane.model.as_str())];
@@ -180,6 +203,16 @@ impl<'a> Budget<'a> {
             |place: &Place| self.paces.has_plenty_for(*place, self.wanted.get(place).copied().unwrap_or(u32::MAX));
         let valid = if places.iter().all(plenty) { LOOSE } else { self.valid };
         ShareTurns { subjects, places, valid }
+    }
+}
+
+/// What is said of a pace that has no turn left.
+fn reason_of(subject: &Subject) -> WaitingReason {
+    match subject {
+        Subject::Tenant(_) => WaitingReason::TenantLimit,
+        Subject::Model(_) => WaitingReason::ModelLimit,
+        Subject::Batch(_) => WaitingReason::BatchPace,
+        Subject::Account(_) => WaitingReason::ProviderLimit,
     }
 }
 

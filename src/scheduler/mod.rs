@@ -41,7 +41,7 @@ use budget::Budget;
 use leader::Leadership;
 use pace::Paces;
 use release::{Released, Share};
-use round_robin::Rotation;
+use round_robin::{Rotation, Shared};
 use routes::OpenRoutes;
 use rules::Rules;
 use watch::Watch;
@@ -267,7 +267,8 @@ impl Scheduler {
         let videos = u32::try_from(slots.max(0)).unwrap_or(u32::MAX).min(self.settings.wave);
         let videos = (videos, self.turns.valid);
         let mut budget = Budget::new(videos, &lanes, &under_way.at_accounts, (&rules, &routes), &mut self.paces);
-        let shares = self.rotation.share(&lanes, &avoiding, &mut budget);
+        let Shared { shares, waiting: reasons } = self.rotation.share(&lanes, &avoiding, &mut budget);
+        self.watch.tell(&self.db, &lanes, &reasons).await?;
         if shares.is_empty() {
             return Ok(Round { waiting, released: 0 });
         }

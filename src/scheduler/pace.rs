@@ -127,20 +127,23 @@ impl Paces {
     }
 
     /// Takes a turn of all, or of none.
-    pub(super) fn take(&mut self, places: &[Place]) -> bool {
+    ///
+    /// # Errors
+    /// Which of `places` has none left.
+    pub(super) fn take(&mut self, places: &[Place]) -> Result<(), usize> {
         let is_full = |place: &Place| self.paces[*place].window.used() >= self.paces[*place].per_minute;
-        if places.iter().any(is_full) {
-            return false;
+        if let Some(full) = places.iter().position(is_full) {
+            return Err(full);
         }
         for (at, place) in places.iter().enumerate() {
             let turn = self.paces[*place].spread.as_mut().is_some_and(Spread::take);
             if !turn {
                 self.keep(&places[..at], 1);
-                return false;
+                return Err(at);
             }
         }
         places.iter().for_each(|place| self.paces[*place].window.take());
-        true
+        Ok(())
     }
 
     /// Undoes turns that were taken in this round and are not used.
@@ -190,7 +193,7 @@ mod tests {
 
     fn turns(paces: &mut Paces, tenant: &Subject, tenant_rate: u32, account_rate: u32) -> u32 {
         let places = [paces.place(tenant, tenant_rate), paces.place(&account(), account_rate)];
-        (0..10_000).take_while(|_| paces.take(&places)).count() as u32
+        (0..10_000).take_while(|_| paces.take(&places).is_ok()).count() as u32
     }
 
     #[test]
@@ -212,7 +215,7 @@ mod tests {
     fn an_unused_turn_is_used_first() {
         let (mut paces, tenant) = (Paces::default(), Subject::Tenant(TenantId::generate()));
         let places = [paces.place(&tenant, 60), paces.place(&account(), 60)];
-        while paces.take(&places) {}
+        while paces.take(&places).is_ok() {}
         paces.untake(&places, 2);
         assert_eq!(turns(&mut paces, &tenant, 60, 60), 2);
     }
@@ -222,9 +225,9 @@ mod tests {
         let (mut paces, tenant) = (Paces::default(), Subject::Tenant(TenantId::generate()));
         paces.count(&tenant, 1_000, 595);
         let place = paces.place(&tenant, 600);
-        assert!(!paces.take(&[place]), "no burst for what has turns already");
+        assert_eq!(paces.take(&[place]), Err(0), "no burst for what has turns already");
         std::thread::sleep(std::time::Duration::from_millis(1_100));
-        let taken = (0..100).take_while(|_| paces.take(&[place])).count();
+        let taken = (0..100).take_while(|_| paces.take(&[place]).is_ok()).count();
         assert_eq!(taken, 5, "of 600 a minute");
         paces.begin(999);
         assert!(!paces.has_plenty_for(place, 0));
@@ -244,6 +247,6 @@ mod tests {
         paces.begin(1);
         assert_eq!(paces.paces.len(), 1);
         let place = paces.place(&busy, 60);
-        assert!(!paces.has_plenty_for(place, 0) && !paces.take(&[place]));
+        assert!(!paces.has_plenty_for(place, 0) && paces.take(&[place]).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::budget::Budget;
 use super::release::{Avoiding, OpenLane, Part, Share};
-use crate::domain::TenantId;
+use crate::domain::{TenantId, WaitingReason};
 
 /// What a part of a lane wants, and what it got by route.
 struct Demand<'l> {
@@ -15,6 +15,8 @@ struct Demand<'l> {
     part: Part,
     videos: u32,
     taken: BTreeMap<usize, u32>,
+    /// Why it did not get more.
+    refused: Option<WaitingReason>,
 }
 
 impl Demand<'_> {
@@ -31,8 +33,10 @@ fn demands<'l>(lanes: &'l [OpenLane], avoiding: &[Avoiding]) -> Vec<Vec<Demand<'
     }
     let mut tenants: Vec<Vec<Demand<'l>>> = Vec::new();
     for (at, lane) in lanes.iter().enumerate().filter(|(_, lane)| lane.eligible > 0) {
-        let demand =
-            |part, videos: i32| Demand { lane, at, part, videos: videos.max(0).unsigned_abs(), taken: BTreeMap::new() };
+        let demand = |part, videos: i32| {
+            let videos = videos.max(0).unsigned_abs();
+            Demand { lane, at, part, videos, taken: BTreeMap::new(), refused: None }
+        };
         let mut of_lane = Vec::new();
         match parts.get(&(lane.batch, lane.model.as_str())) {
             None => of_lane.push(demand(Part::Whole, lane.eligible)),
@@ -50,6 +54,14 @@ fn demands<'l>(lanes: &'l [OpenLane], avoiding: &[Avoiding]) -> Vec<Vec<Demand<'
     tenants
 }
 
+/// What a round gives out.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) shares: Vec<Share>,
+    /// Why videos of a lane wait on, by the lane's place among all; of every lane with waiting videos.
+    pub(super) waiting: BTreeMap<usize, WaitingReason>,
+}
+
 /// Where the next round begins.
 #[derive(Default)]
 pub(super) struct Rotation {
@@ -64,7 +76,7 @@ const QUANTUM: u32 = 8;
 impl Rotation {
     /// Shares the budget among the lanes (ordered by tenant, then batch). Every tenant with waiting videos gets a quantum
     /// in turn; what it cannot use goes to the others.
-    pub(super) fn share(&mut self, lanes: &[OpenLane], avoiding: &[Avoiding], budget: &mut Budget<'_>) -> Vec<Share> {
+    pub(super) fn share(&mut self, lanes: &[OpenLane], avoiding: &[Avoiding], budget: &mut Budget<'_>) -> Shared {
         let mut tenants = demands(lanes, avoiding);
         let first = tenants.iter().position(|queue| Some(queue[0].lane.tenant) > self.last).unwrap_or(0);
         tenants.rotate_left(first);
@@ -78,8 +90,28 @@ impl Rotation {
                 used == QUANTUM
             });
         }
-        tenants.iter().flatten().flat_map(|demand| shares(demand, budget)).collect()
+        let shares = tenants.iter().flatten().flat_map(|demand| shares(demand, budget)).collect();
+        Shared { shares, waiting: waiting(lanes, &tenants, budget.spent()) }
     }
+}
+
+/// Why videos wait on. Those that got what they wanted are on their way; what else waits in their lanes is in back-off.
+fn waiting(lanes: &[OpenLane], tenants: &[Vec<Demand<'_>>], spent: WaitingReason) -> BTreeMap<usize, WaitingReason> {
+    let waits = lanes.iter().enumerate().filter(|(_, lane)| lane.waiting > 0);
+    let mut reasons: BTreeMap<usize, WaitingReason> = waits.map(|(at, _)| (at, WaitingReason::BackOff)).collect();
+    // backwards, so that the first part of a lane has the last word
+    for demand in tenants.iter().flatten().rev() {
+        if demand.wants_more() {
+            reasons.insert(demand.at, demand.refused.unwrap_or(spent));
+        } else if demand.videos > 0 && demand.lane.eligible == demand.lane.waiting {
+            reasons.entry(demand.at).and_modify(|reason| {
+                if *reason == WaitingReason::BackOff {
+                    *reason = WaitingReason::Queued;
+                }
+            });
+        }
+    }
+    reasons
 }
 
 /// Gives one tenant up to `quantum` turns; answers how many it used.
@@ -87,8 +119,13 @@ fn serve(queue: &mut [Demand<'_>], quantum: u32, budget: &mut Budget<'_>) -> u32
     let mut used = 0;
     for demand in queue.iter_mut() {
         while used < quantum && demand.wants_more() {
-            let Some(route) = budget.take((demand.lane, demand.at), demand.part.avoided()) else { break };
-            *demand.taken.entry(route).or_default() += 1;
+            match budget.take((demand.lane, demand.at), demand.part.avoided()) {
+                Ok(route) => *demand.taken.entry(route).or_default() += 1,
+                Err(reason) => {
+                    demand.refused = Some(reason);
+                    break;
+                }
+            }
             used += 1;
         }
     }
@@ -125,9 +162,9 @@ mod tests {
 
     use chrono::{NaiveDate, Utc};
 
-    use super::{Budget, Part, Rotation, Share};
+    use super::{Budget, Part, Rotation, Share, Shared};
     use crate::accounts::Account;
-    use crate::domain::{BatchId, TenantId};
+    use crate::domain::{BatchId, TenantId, WaitingReason};
     use crate::limits::{Limits, Rule, Scope};
     use crate::scheduler::pace::Paces;
     use crate::scheduler::release::{Avoiding, OpenLane};
@@ -190,6 +227,10 @@ mod tests {
         }
 
         fn play(&self, lanes: &[OpenLane], videos: u32) -> Vec<Share> {
+            self.share(lanes, videos).shares
+        }
+
+        fn share(&self, lanes: &[OpenLane], videos: u32) -> Shared {
             let rules = Rules { plan: self.plan, limits: &self.limits };
             let routes = OpenRoutes::new(&rules, self.accounts, TODAY);
             let mut paces = Paces::default();
@@ -324,7 +365,7 @@ mod tests {
             let routes = OpenRoutes::new(&rules, &[], TODAY);
             let videos = (8, Duration::from_secs(2));
             let mut budget = Budget::new(videos, &lanes, &HashMap::new(), (&rules, &routes), &mut paces);
-            let shares = rotation.share(&lanes, &[], &mut budget);
+            let shares = rotation.share(&lanes, &[], &mut budget).shares;
             served.extend(of_tenants(&lanes, shares).into_iter().map(|(tenant, _)| tenant));
         }
         assert_eq!(served, tenants);
@@ -350,10 +391,44 @@ mod tests {
             let case = Case { limits: Limits::of(&limits), ..Case::of(&plan) };
             let lane = OpenLane { batch_per_minute: (strict == all.len()).then_some(3), ..lane(id, 50, 0) };
             let wanted = if all.get(strict).is_some_and(|(.., rule)| *rule == Rule::MaxInFlight) { 3 } else { 1 };
-            let shares = case.play(&[lane], 100);
+            let Shared { shares, waiting } = case.share(&[lane], 100);
             assert_eq!(shares[0].videos, wanted, "{:?}", all.get(strict));
+            let why = match all.get(strict).map(|(scope, ..)| *scope) {
+                Some(Scope::Tenant) => WaitingReason::TenantLimit,
+                Some(Scope::Account) => WaitingReason::ProviderLimit,
+                Some(Scope::Model) => WaitingReason::ModelLimit,
+                None => WaitingReason::BatchPace,
+            };
+            assert_eq!(waiting, [(0, why)].into(), "{:?}", all.get(strict));
             let turns = &shares[0].turns;
             assert_eq!(turns.subjects.len(), if strict == all.len() { 4 } else { 3 });
+        }
+    }
+
+    #[test]
+    fn whatever_waits_is_told_why() {
+        let why = |case: &Case<'_>, lane: OpenLane, videos| case.share(&[lane], videos).waiting.remove(&0);
+        let (tenant, roomy) = (TenantId::generate(), plan(10_000));
+        let case = Case::of(&roomy);
+        assert_eq!(why(&case, lane(tenant, 50, 0), 0), Some(WaitingReason::NoWorker));
+        assert_eq!(why(&case, lane(tenant, 50, 0), 20), Some(WaitingReason::Queued));
+        assert_eq!(why(&case, lane(tenant, 50, 0), 100), Some(WaitingReason::Queued), "on its way");
+        assert_eq!(why(&case, lane(tenant, 0, 5), 100), None);
+        let resting = OpenLane { eligible: 0, ..lane(tenant, 50, 0) };
+        assert_eq!(why(&case, resting, 100), Some(WaitingReason::BackOff));
+        let partly = OpenLane { eligible: 20, ..lane(tenant, 50, 0) };
+        assert_eq!(why(&case, partly, 100), Some(WaitingReason::BackOff), "what can go goes");
+        let nowhere = RoutePlan::default();
+        assert_eq!(why(&Case::of(&nowhere), lane(tenant, 50, 0), 100), Some(WaitingReason::NoRoute));
+        let now = Some(Utc::now());
+        for (account, reason) in [
+            (Account { stopped_at: now, ..Account::open("lab") }, WaitingReason::Paused),
+            (Account { cooling: true, ..Account::open("lab") }, WaitingReason::Cooldown),
+            (Account { refused_at: now, ..Account::open("lab") }, WaitingReason::Refused),
+            (Account { quota_exhausted_at: now, ..Account::open("lab") }, WaitingReason::OutOfQuota),
+        ] {
+            let case = Case { accounts: &[account], ..Case::of(&roomy) };
+            assert_eq!(why(&case, lane(tenant, 50, 0), 100), Some(reason));
         }
     }
 }

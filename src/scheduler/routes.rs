@@ -11,6 +11,7 @@ use chrono::NaiveDate;
 use super::rules::Rules;
 use super::{AccountLimits, ModelRoutes, Route};
 use crate::accounts::{Account, Shut};
+use crate::domain::WaitingReason;
 
 /// Why a model's videos cannot go anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,19 +23,21 @@ pub(super) enum Blocked {
 }
 
 impl Blocked {
-    /// Every reason, for the metric.
-    pub(super) const ALL: [Blocked; 5] = [
-        Blocked::NoRoute,
-        Blocked::Shut(Shut::Stopped),
-        Blocked::Shut(Shut::Refused),
-        Blocked::Shut(Shut::OutOfQuota),
-        Blocked::Shut(Shut::Cooling),
-    ];
-
     pub(super) const fn name(self) -> &'static str {
         match self {
             Blocked::NoRoute => "no_route",
             Blocked::Shut(why) => why.name(),
+        }
+    }
+
+    /// As those are told who wait for it.
+    pub(super) const fn reason(self) -> WaitingReason {
+        match self {
+            Blocked::NoRoute => WaitingReason::NoRoute,
+            Blocked::Shut(Shut::Stopped) => WaitingReason::Paused,
+            Blocked::Shut(Shut::Refused) => WaitingReason::Refused,
+            Blocked::Shut(Shut::OutOfQuota) => WaitingReason::OutOfQuota,
+            Blocked::Shut(Shut::Cooling) => WaitingReason::Cooldown,
         }
     }
 }

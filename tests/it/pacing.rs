@@ -244,3 +244,54 @@ async fn an_operator_sets_lists_explains_and_clears_limits_and_slips_are_told() 
     assert_eq!(app.count(changes).await, 8, "slips change nothing");
     app.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_reason_that_is_shown_is_the_one_that_holds() {
+    let mut app = TestApp::start(TestSettings { skip_back_off: false, ..TestSettings::default() }).await;
+    let customer = app.customer(100_000).await;
+    let tenant = tenant_of(&app).await;
+    let waits_for = async |app: &TestApp, id: &str, reason: &str| {
+        let customer = app.here(&customer);
+        app.until(&format!("it waits for {reason}"), async || {
+            customer.batch(id).await.body["waiting_reason"] == reason
+                && customer.videos(id).await.iter().any(|video| video["waiting_reason"] == reason)
+        })
+        .await;
+    };
+    let order = async |app: &TestApp, prompt: &str| app.here(&customer).order(&order_of(5, prompt)).await;
+    for (whose, rule, reason) in [
+        (&*tenant, "videos_per_minute=1", "tenant_limit"),
+        ("account=sora", "requests_per_minute=1", "provider_limit"),
+        ("model=sora-2", "videos_per_minute=1", "model_limit"),
+    ] {
+        limit(&app, &[whose, rule]).await;
+        let id = order(&app, reason).await;
+        waits_for(&app, &id, reason).await;
+        app.output(&["limits", "clear", whose, "--reason", "it was seen"]).await;
+        let batch = app.finished_batch(&app.here(&customer), &id).await;
+        assert!(batch.body.get("waiting_reason").is_none(), "{}", batch.text);
+    }
+    let mut slow = order_of(5, "slow");
+    slow["videos_per_minute"] = json!(1);
+    let id = customer.order(&slow).await;
+    waits_for(&app, &id, "batch_pace").await;
+    app.execute("update batch_lanes set videos_per_minute = null").await;
+    app.finished_batch(&customer, &id).await;
+
+    app.output(&["provider", "stop", "sora", "--reason", "to be seen"]).await;
+    let id = order(&app, "stopped").await;
+    waits_for(&app, &id, "paused").await;
+    app.output(&["provider", "start", "sora"]).await;
+    app.finished_batch(&customer, &id).await;
+
+    app.stop_service().await;
+    app.set_roles(API_AND_SCHEDULER);
+    app.start_service().await;
+    let id = order(&app, "nobody").await;
+    waits_for(&app, &id, "no_worker").await;
+    app.stop_service().await;
+    app.set_roles(freezeframe::service::Roles::ALL);
+    app.start_service().await;
+    app.all_batches_end().await;
+    app.finish().await;
+}

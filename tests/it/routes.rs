@@ -400,7 +400,7 @@ async fn the_program_reads_its_settings_again_on_sighup_and_when_their_file_has_
     let http = http_client();
     app.until("the metric says why it waits", async || {
         let text = http.get(format!("{base_of}/metrics")).send().await.unwrap().text().await.unwrap();
-        text.contains("freezeframe_videos_blocked{reason=\"stopped\"} 1")
+        text.contains("freezeframe_videos_waiting{reason=\"paused\"} 1")
     })
     .await;
     app.process(at).logged("no route of this model takes videos").await;

@@ -59,6 +59,7 @@ pub(in crate::cli) struct Batch {
     pub(in crate::cli) batch_id: String,
     pub(in crate::cli) status: BatchStatus,
     pub(in crate::cli) counts: Counts,
+    pub(in crate::cli) waiting_reason: Option<String>,
     pub(in crate::cli) credits: Money,
     pub(in crate::cli) request_id: String,
     pub(in crate::cli) webhook_url: Option<String>,

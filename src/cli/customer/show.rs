@@ -87,6 +87,9 @@ pub(super) fn summary(batch: &Batch, failed: &[FailedFor]) -> String {
     add("batch", plain(&batch.batch_id));
     add("status", status(batch));
     add("videos", format!("{}: {}", number(batch.counts.total), counts_words(&batch.counts)));
+    if let Some(reason) = &batch.waiting_reason {
+        add("waits for", waiting_words(reason));
+    }
     add("credits", money_words(&batch.credits));
     add("submitted", moment(batch.created_at));
     add("key", plain(&batch.request_id));
