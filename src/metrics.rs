@@ -200,7 +200,7 @@ pub fn videos_open(waiting: i64, in_flight: i64) {
     gauge!(VIDEOS_OPEN, "state" => "in_flight").set(in_flight as f64);
 }
 
-pub fn videos_waiting(reason: WaitingReason, videos: i64) {
+pub fn videos_waiting(reason: crate::domain::WaitingReason, videos: i64) {
     gauge!(VIDEOS_WAITING, "reason" => reason.word()).set(videos as f64);
 }
 

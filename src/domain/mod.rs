@@ -19,5 +19,7 @@ pub use ids::{AttemptId, BatchId, DeliveryId, EventId, TenantId, VideoId};
 pub use image::{ImageFacts, ImageFormat, ImageId, ImageSource, NotAnImage};
 pub use master_key::{MasterKey, SigningKey};
 pub use secret::Secret;
-pub use state::{AttemptState, BatchStatus, DeliveryState, GrantSource, LateFinding, LedgerAct, VideoState, WaitingReason};
+pub use state::{
+    AttemptState, BatchStatus, DeliveryState, GrantSource, LateFinding, LedgerAct, VideoState, WaitingReason,
+};
 pub use video_spec::{CustomId, FieldError, Prompt, Size};

@@ -161,3 +161,20 @@ pub(super) fn advise(batch: &Batch) {
         output::aside(&format!("next: freezeframe batch results {id} --download DIR"));
     }
 }
+
+/// Why most of the waiting videos wait, in words.
+fn waiting_words(reason: &str) -> String {
+    let words = match reason {
+        "queued" => "its turn, which is near",
+        "back_off" => "another attempt after a failed one",
+        "tenant_limit" => "your limit of videos per minute, or at once",
+        "model_limit" => "the model's limit",
+        "provider_limit" => "the provider's limit",
+        "batch_pace" => "the pace that it was ordered with",
+        "cooldown" => "the provider, which asked for a pause",
+        "out_of_quota" | "refused" | "paused" | "no_route" => "our operators: the way to the provider is closed",
+        "no_worker" => "a free worker",
+        other => return plain(other),
+    };
+    words.to_owned()
+}
