@@ -48,6 +48,8 @@ create table release_log (
     -- from then on it says nothing any more
     until timestamptz not null,
     given_back boolean not null,
+    -- given back because it was over before a worker began
+    late boolean not null default false,
     -- who had the turns (`tenant:ID`, `account:NAME`, `model:NAME`, `batch:ID`), how many videos, and how long after `at`
     -- a worker may still use them
     subjects text[] collate "C" not null,
@@ -61,6 +63,13 @@ grant select, insert, delete on release_log to freezeframe_app;
 
 -- until when a worker may begin a released video; later it waits for another turn
 alter table videos add column turn_until timestamptz;
+
+-- everything before it has been released at least once; `next_position` goes back when a video is given back
+alter table batch_lanes add column released_below integer not null default 0 check (released_below >= 0);
+update batch_lanes set released_below = next_position where not closed;
+-- an image has to be got before a video can begin: its turn lasts longer
+alter table batch_lanes add column with_images boolean not null default false;
+grant insert (with_images) on batch_lanes to freezeframe_api;
 
 -- a batch may be slower than its tenant
 alter table batches add column videos_per_minute integer check (videos_per_minute > 0);

@@ -63,7 +63,7 @@ metrics! {
     ACCOUNT_NEWS = "freezeframe_account_news_total" Counter "What providers told us of our accounts, by account and news: cool, out_of_quota, refused, answered_again.";
     PROVIDER_CALLBACKS = "freezeframe_provider_callbacks_total" Counter "Callbacks of providers, by account and outcome: noted, again, ignored, forged, mismatch, refused, busy, adopted.";
     LATE_LOOKS = "freezeframe_late_looks_total" Counter "Looks at jobs of attempts that had ended, by provider account and result: succeeded, failed, open.";
-    VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait before they began, by reason: account_shut, turn_over.";
+    VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait before they began, by reason: turn_over, not_to_begin (account shut, batch cancelled or overdue).";
     FILES_DELETED = "freezeframe_files_deleted_total" Counter "Files deleted from the object store, by reason: expired, leftover, image.";
     FILES_NOT_DELETED = "freezeframe_files_not_deleted_total" Counter "Deletions that the object store refused; they are tried again.";
     THUMBNAILS = "freezeframe_thumbnails_total" Counter "Pictures asked for after a video was stored, by result: kept, none, of_no_use, late, not_stored.";
@@ -226,7 +226,7 @@ pub fn late_look(provider: &str, result: &'static str) {
     counter!(LATE_LOOKS, "provider" => provider.to_owned(), "result" => result).increment(1);
 }
 
-/// `reason` is one of `account_shut`, `turn_over`.
+/// `reason` is one of `turn_over`, `not_to_begin`.
 pub fn videos_given_back(reason: &'static str, count: u64) {
     counter!(VIDEOS_GIVEN_BACK, "reason" => reason).increment(count);
 }

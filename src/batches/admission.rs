@@ -205,18 +205,21 @@ async fn insert_lanes(
     (tenant, batch): (TenantId, BatchId),
     order: &Order,
 ) -> Result<(), sqlx::Error> {
-    let mut lanes: BTreeMap<&str, i32> = BTreeMap::new();
+    let mut lanes: BTreeMap<&str, (i32, bool)> = BTreeMap::new();
     for item in &order.items {
-        *lanes.entry(&item.model).or_default() += 1;
+        let lane = lanes.entry(&item.model).or_default();
+        *lane = (lane.0 + 1, lane.1 || item.reference_image.is_some());
     }
     sqlx::query!(
-        "insert into batch_lanes (batch_id, tenant_id, model, total, waiting, videos_per_minute)
-         select $1, $2, model, videos, videos, $5 from unnest($3::text[], $4::int[]) as l (model, videos)",
+        "insert into batch_lanes (batch_id, tenant_id, model, total, waiting, videos_per_minute, with_images)
+         select $1, $2, model, videos, videos, $5, with_images
+         from unnest($3::text[], $4::int[], $6::boolean[]) as l (model, videos, with_images)",
         batch as BatchId,
         tenant as TenantId,
         &lanes.keys().map(|model| (*model).to_owned()).collect::<Vec<_>>(),
-        &lanes.values().copied().collect::<Vec<_>>(),
+        &lanes.values().map(|(videos, _)| *videos).collect::<Vec<_>>(),
         order.videos_per_minute.map(u32::cast_signed),
+        &lanes.values().map(|(_, with_images)| *with_images).collect::<Vec<_>>(),
     )
     .execute(conn)
     .await?;

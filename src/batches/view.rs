@@ -94,7 +94,7 @@ impl From<BatchRow> for BatchView {
                 cancelled: row.cancelled.unsigned_abs(),
                 expired: row.expired.unsigned_abs(),
             },
-            waiting_for: waiting_for(row.waiting > 0, row.waiting_for),
+            waiting_for: waiting_for(row.waiting > 0 && row.cancelled_at.is_none(), row.waiting_for),
             frozen: row.frozen,
             charged: row.charged,
             refunded: row.refunded,

@@ -42,6 +42,10 @@ pub enum RestoreRefused {
     DisagreesBefore { disagrees: i64, row: i64 },
     #[error("the chain has no row {row}: it ends at row {end}")]
     NoSuchRow { row: i64, end: i64 },
+    #[error(
+        "more checkpoints disagree than a note can name: move those of rows behind the restored one out of the store"
+    )]
+    TooManyCheckpoints,
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
 }
@@ -161,6 +165,9 @@ pub async fn note_restore(
             }
             let note = RestoreNote::sign(key, row_of(db, row, found.end).await?, &checkpoints, reason, Utc::now());
             let object = ObjectKey::evidence(Evidence::Restore, row, &note.mac().to_string());
+            if note.line().len() as u64 > Evidence::Restore.most_bytes() {
+                return Err(RestoreRefused::TooManyCheckpoints);
+            }
             storage.put_evidence(&object, note.line()).await.map_err(EvidenceError::from)?;
             Some(note)
         }

@@ -4,13 +4,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::pace::{Paces, Place};
+use super::pace::{Paces, Place, UNLIMITED};
 use super::release::OpenLane;
 use super::routes::{Blocked, OpenRoute, OpenRoutes};
 use super::rules::Rules;
 use super::turns::Subject;
 use crate::domain::{TenantId, WaitingReason};
 
+/// How long a worker may use the turn of a lane whose videos start from images: those have to be got first.
+const WITH_IMAGES: Duration = Duration::from_secs(30);
 /// How long a worker may use a turn where that matters little, because everything that waits would not use up half a rate.
 const LOOSE: Duration = Duration::from_secs(30);
 
@@ -44,6 +46,7 @@ struct AtAccount {
 struct Paced {
     subjects: Vec<Subject>,
     places: Vec<Place>,
+    with_images: bool,
 }
 
 /// What an account says to one more video.
@@ -91,7 +94,8 @@ impl<'a> Budget<'a> {
             }
             let limits = [
                 Some((Subject::Tenant(lane.tenant), per_minute)),
-                model_per_minute.map(|rate| (Subject::Model(lane.model.clone()), rate)),
+                // counted whether it is limited or not: a limit that is set knows the minute before
+                Some((Subject::Model(lane.model.clone()), model_per_minute.unwrap_or(UNLIMITED))),
                 lane.batch_per_minute.map(|rate| (Subject::Batch(lane.batch), rate.unsigned_abs())),
             ];
             let (subjects, places) = limits
@@ -99,7 +103,7 @@ impl<'a> Budget<'a> {
                 .flatten()
                 .map(|(subject, rate)| (subject.clone(), paces.place(&subject, rate)))
                 .unzip();
-            let paced_lane = Paced { subjects, places };
+            let paced_lane = Paced { subjects, places, with_images: lane.with_images };
             let mut want = |place: Place| {
                 let sum = wanted.entry(place).or_default();
                 *sum = sum.saturating_add(lane.waiting.unsigned_abs());
@@ -201,7 +205,11 @@ impl<'a> Budget<'a> {
         }
         let plenty =
             |place: &Place| self.paces.has_plenty_for(*place, self.wanted.get(place).copied().unwrap_or(u32::MAX));
-        let valid = if places.iter().all(plenty) { LOOSE } else { self.valid };
+        let valid = match paced.is_some_and(|paced| paced.with_images) {
+            _ if places.iter().all(plenty) => LOOSE,
+            true => self.valid.max(WITH_IMAGES),
+            false => self.valid,
+        };
         ShareTurns { subjects, places, valid }
     }
 }

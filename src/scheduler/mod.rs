@@ -48,7 +48,7 @@ use watch::Watch;
 
 pub use explain::{Asked, Explanation, RouteState, RuleState, Source, explain};
 pub use release::{OpenLane, WAKE_CHANNEL, wake};
-pub use turns::{Subject, give_back as give_turns_back};
+pub use turns::{Subject, UnusedTurn, give_back as give_turns_back};
 
 /// Videos released or running at each account, by its name.
 ///
@@ -156,8 +156,12 @@ impl TurnsKnown {
         TurnsKnown { read: false, given_back: 0, valid: TURN_VALID, valid_since: now, forgotten_at: now }
     }
 
-    /// Turns that came back say that workers need longer; a quiet minute says that they do not.
+    /// Turns that came back because they were over say that workers need longer; a quiet minute says that they do not.
     fn adapt(&mut self, came_back: u32) {
+        // those of one slow moment come back in several rounds
+        if came_back > 0 && self.valid_since.elapsed() < self.valid {
+            return;
+        }
         if came_back > 0 {
             self.valid = (self.valid * 2).min(TURN_VALID_MOST);
             self.valid_since = Instant::now();
@@ -219,16 +223,18 @@ impl Scheduler {
 
     /// Renews or takes the lease and, as the leader, plays one round. `None`: somebody else leads.
     async fn lead_once(&mut self) -> Result<Option<Round>, sqlx::Error> {
-        let was_leading = self.leadership.epoch().is_some();
+        let before = self.leadership.epoch();
         let leads = self.leadership.renew(&self.db).await?;
         metrics::scheduler_leads(leads);
         if !leads {
             self.watch.forget();
             return Ok(None);
         }
-        if !was_leading {
+        // another epoch than before says that somebody else led meanwhile, even if this process never noticed
+        if self.leadership.epoch() != before {
             tracing::info!(epoch = self.leadership.epoch(), "leading the scheduler");
             self.turns = TurnsKnown::nothing();
+            self.watch.forget();
         }
         let started = Instant::now();
         let round = self.round().await?;

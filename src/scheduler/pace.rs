@@ -13,6 +13,8 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use super::turns::Subject;
 use super::window::Window;
 
+/// The rate of whatever nobody limited: its turns are only counted.
+pub(super) const UNLIMITED: u32 = u32::MAX;
 /// Seconds' worth of turns that may come at once after a quiet time.
 const BURST_SECS: u32 = 3;
 /// How much faster than the limit turns are spread.
@@ -41,7 +43,8 @@ impl Spread {
 
     fn empty(per_minute: u32) -> Spread {
         let spread = Spread::new(per_minute);
-        while spread.limiter.check().is_ok() {}
+        // a new one has exactly so many
+        let _ = spread.limiter.check_n(NonZeroU32::new(spread.burst).unwrap_or(NonZeroU32::MIN));
         spread
     }
 
@@ -59,19 +62,22 @@ impl Spread {
 }
 
 struct Pace {
+    /// 0 until it is known.
     per_minute: u32,
-    /// None until the limit is known.
+    /// None while nothing is limited.
     spread: Option<Spread>,
     window: Window,
 }
 
 impl Pace {
     fn set(&mut self, per_minute: u32) {
-        let is_new = self.spread.is_none() && self.window.is_empty();
-        if self.spread.is_none() || self.per_minute != per_minute {
-            self.spread = Some(if is_new { Spread::new(per_minute) } else { Spread::empty(per_minute) });
-            self.per_minute = per_minute;
+        if self.per_minute == per_minute {
+            return;
         }
+        let is_new = self.per_minute == 0 && self.window.is_empty();
+        self.spread =
+            (per_minute != UNLIMITED).then(|| if is_new { Spread::new(per_minute) } else { Spread::empty(per_minute) });
+        self.per_minute = per_minute;
     }
 }
 
@@ -136,7 +142,7 @@ impl Paces {
             return Err(full);
         }
         for (at, place) in places.iter().enumerate() {
-            let turn = self.paces[*place].spread.as_mut().is_some_and(Spread::take);
+            let turn = self.paces[*place].spread.as_mut().is_none_or(Spread::take);
             if !turn {
                 self.keep(&places[..at], 1);
                 return Err(at);

@@ -31,6 +31,8 @@ pub struct OpenLane {
     pub max_in_flight: i32,
     /// The batch's own pace.
     pub batch_per_minute: Option<i32>,
+    /// Whether any of its videos starts from an image.
+    pub with_images: bool,
 }
 
 /// Videos of a lane that avoid an account, because it is to blame for the end of their last attempt.
@@ -151,7 +153,7 @@ pub(super) async fn open_lanes(conn: &mut PgConnection) -> Result<Vec<OpenLane>,
                case when l.waiting = 0 or b.cancelled_at is not null or b.complete_by <= now() then 0 else l.waiting - (select count(*) from videos v
                    where v.batch_id = l.batch_id and v.model = l.model and v.eligible_at > now())::integer end as "eligible!",
                l.total - l.waiting - l.settled as "in_flight!", t.videos_per_minute, t.max_in_flight,
-               l.videos_per_minute as batch_per_minute
+               l.videos_per_minute as batch_per_minute, l.with_images
            from batch_lanes l join tenants t on t.id = l.tenant_id join batches b on b.id = l.batch_id
            where not l.closed
            order by l.tenant_id, l.batch_id, l.model"#,

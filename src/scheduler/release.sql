@@ -35,7 +35,8 @@ with share as (
     returning v.id, v.batch_id, v.model, v.provider, c.first_position
 ), counted as (
     update batch_lanes l set waiting = l.waiting - r.videos,
-        next_position = greatest(l.next_position, r.last_first + 1)
+        next_position = greatest(l.next_position, r.last_first + 1),
+        released_below = greatest(l.released_below, r.last_first + 1)
     from (select batch_id, model, count(*)::integer as videos, max(first_position) as last_first
         from released group by batch_id, model) r
     where l.batch_id = r.batch_id and l.model = r.model

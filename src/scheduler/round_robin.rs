@@ -210,6 +210,7 @@ mod tests {
             videos_per_minute: 60_000_000,
             max_in_flight: 1_000,
             batch_per_minute: None,
+            with_images: false,
         }
     }
 

@@ -81,22 +81,35 @@ pub(super) async fn log(conn: &mut PgConnection, turns: &Turns) -> Result<i64, s
     Ok(at.timestamp_micros())
 }
 
-/// Gives turns back that nobody used: one for each subject of each video, with the time until which they were valid.
+/// A turn that nobody used.
+#[derive(Clone, Debug)]
+pub struct UnusedTurn {
+    pub subject: Subject,
+    /// Until when it was valid.
+    pub until: DateTime<Utc>,
+    /// It was over before a worker began.
+    pub late: bool,
+}
+
+/// Gives turns back: one for each subject of each video.
 ///
 /// # Errors
 /// The database's.
-pub async fn give_back(conn: &mut PgConnection, turns: &[(DateTime<Utc>, Subject)]) -> Result<(), sqlx::Error> {
+pub async fn give_back(conn: &mut PgConnection, turns: &[UnusedTurn]) -> Result<(), sqlx::Error> {
     if turns.is_empty() {
         return Ok(());
     }
     sqlx::query!(
-        "insert into release_log (at, until, given_back, subjects, videos, valid_ms)
-         select g.at, g.at + $3::float8 * interval '1 ms', true, array_agg(g.subject), array_agg(g.videos), array_agg(0)
-         from (select at, subject, count(*)::integer as videos from unnest($1::timestamptz[], $2::text[]) as i (at, subject)
-             group by at, subject) g
-         group by g.at",
-        &turns.iter().map(|(at, _)| *at).collect::<Vec<_>>(),
-        &turns.iter().map(|(_, subject)| subject.stored()).collect::<Vec<_>>(),
+        "insert into release_log (at, until, given_back, late, subjects, videos, valid_ms)
+         select g.at, g.at + $4::float8 * interval '1 ms', true, g.late, array_agg(g.subject), array_agg(g.videos),
+             array_agg(0)
+         from (select at, subject, late, count(*)::integer as videos
+             from unnest($1::timestamptz[], $2::text[], $3::boolean[]) as i (at, subject, late)
+             group by at, subject, late) g
+         group by g.at, g.late",
+        &turns.iter().map(|turn| turn.until).collect::<Vec<_>>(),
+        &turns.iter().map(|turn| turn.subject.stored()).collect::<Vec<_>>(),
+        &turns.iter().map(|turn| turn.late).collect::<Vec<_>>(),
         counted_ms(),
     )
     .execute(conn)
@@ -128,13 +141,14 @@ pub(super) async fn windows(conn: &mut PgConnection, now: i64) -> Result<BTreeMa
 async fn still_counting(conn: &mut PgConnection) -> Result<Vec<Logged>, sqlx::Error> {
     sqlx::query_as!(
         Logged,
-        "select id, at, given_back, subjects, videos, valid_ms from release_log where until > now() order by given_back, id",
+        "select id, at, given_back, late, subjects, videos, valid_ms from release_log
+         where until > now() order by given_back, id",
     )
     .fetch_all(conn)
     .await
 }
 
-/// Tells `paces` the turns given back behind row `after`. Answers the last row, and how many videos had their turns back.
+/// Tells `paces` the turns given back behind row `after`. Answers the last row, and how many videos came too late for theirs.
 pub(super) async fn read_given_back(
     conn: &mut PgConnection,
     after: i64,
@@ -142,7 +156,8 @@ pub(super) async fn read_given_back(
 ) -> Result<(i64, u32), sqlx::Error> {
     let rows = sqlx::query_as!(
         Logged,
-        "select id, at, given_back, subjects, videos, valid_ms from release_log where given_back and id > $1 order by id",
+        "select id, at, given_back, late, subjects, videos, valid_ms from release_log
+         where given_back and id > $1 and until > now() order by id",
         after,
     )
     .fetch_all(conn)
@@ -152,7 +167,7 @@ pub(super) async fn read_given_back(
         let turns = row.subjects.iter().zip(&row.videos);
         turns.filter(|(subject, _)| subject.starts_with("tenant:")).map(|(_, videos)| videos).sum()
     };
-    let videos: i32 = rows.iter().map(tenants).sum();
+    let videos: i32 = rows.iter().filter(|row| row.late).map(tenants).sum();
     Ok((rows.last().map_or(after, |row| row.id), videos.unsigned_abs()))
 }
 
@@ -167,6 +182,7 @@ struct Logged {
     id: i64,
     at: DateTime<Utc>,
     given_back: bool,
+    late: bool,
     subjects: Vec<String>,
     videos: Vec<i32>,
     valid_ms: Vec<i32>,

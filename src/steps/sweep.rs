@@ -77,8 +77,8 @@ async fn sweep_videos(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
         let page = sqlx::query_scalar!(
             r#"select v.id as "id: VideoId" from batch_lanes l join videos v on v.batch_id = l.batch_id and v.model = l.model
                where not l.closed and l.total - l.waiting - l.settled > 0 and v.state in ('released', 'running')
-                   -- whatever was released once lies before the lane's next position
-                   and v.position < l.next_position and v.id > $1
+                   -- whatever was released once lies there
+                   and v.position < l.released_below and v.id > $1
                order by v.id limit $2"#,
             after,
             MOST,

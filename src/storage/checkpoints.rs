@@ -32,10 +32,10 @@ impl Evidence {
     }
 
     /// The longest that is read. A note names the checkpoints that it retires.
-    const fn most_bytes(self) -> u64 {
+    pub const fn most_bytes(self) -> u64 {
         match self {
             Evidence::Checkpoint => 8 << 10,
-            Evidence::Restore => 512 << 10,
+            Evidence::Restore => 2 << 20,
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::app::client::{Customer, order_of};
@@ -54,12 +55,17 @@ async fn no_minute_holds_more_starts_than_the_limit_and_few_less_whoever_leads()
     app.until("the first video starts", async || !app.emulator.book().creates.is_empty()).await;
     let begun = Instant::now();
     let first_ms = app.emulator.book().creates[0].at_ms;
-    let mut kill_at = Duration::from_secs(30);
+    let mut blow_at = Duration::from_secs(20);
+    let mut blows = [Blow::Kill, Blow::Freeze].into_iter().cycle();
     while begun.elapsed() < watched() {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        if begun.elapsed() >= kill_at {
-            kill_at += Duration::from_secs(30);
-            kill_the_leader(&mut app, &mut processes).await;
+        if begun.elapsed() >= blow_at {
+            blow_at += Duration::from_secs(30);
+            // the one that wakes up again leads as if nothing had been, if nobody else does
+            match blows.next() {
+                Some(Blow::Kill) => kill_the_leader(&mut app, &mut processes).await,
+                _ => freeze_the_leader(&mut app, &processes).await,
+            }
         }
     }
     let book = app.emulator.book();
@@ -78,17 +84,41 @@ async fn no_minute_holds_more_starts_than_the_limit_and_few_less_whoever_leads()
     app.finish().await;
 }
 
-async fn kill_the_leader(app: &mut TestApp, processes: &mut Vec<usize>) {
-    let mut leads = None;
-    while leads.is_none() {
+#[derive(Clone, Copy)]
+enum Blow {
+    Kill,
+    Freeze,
+}
+
+/// Which of the processes leads.
+async fn leading(app: &mut TestApp, processes: &[usize]) -> usize {
+    loop {
         let pid = leader(app).await;
-        leads = processes.iter().position(|at| Some(app.process(*at).id()) == pid);
+        if let Some(at) = processes.iter().position(|at| Some(app.process(*at).id()) == pid) {
+            return at;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    if let Some(at) = leads {
-        let victim = processes.remove(at);
-        app.process(victim).kill();
-    }
+}
+
+/// Stops the leader for longer than its lease, so that another one leads, then that one for as long: the first leads again.
+async fn freeze_the_leader(app: &mut TestApp, processes: &[usize]) {
+    let first = processes[leading(app, processes).await];
+    app.process(first).signal(Signal::SIGSTOP);
+    let others: Vec<usize> = processes.iter().copied().filter(|at| *at != first).collect();
+    let second = others[leading(app, &others).await];
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    others.iter().for_each(|at| app.process(*at).signal(Signal::SIGSTOP));
+    app.process(first).signal(Signal::SIGCONT);
+    let again = leading(app, &[first]).await;
+    others.iter().for_each(|at| app.process(*at).signal(Signal::SIGCONT));
+    assert_eq!((again, second != first), (0, true));
+}
+
+async fn kill_the_leader(app: &mut TestApp, processes: &mut Vec<usize>) {
+    let at = leading(app, processes).await;
+    let victim = processes.remove(at);
+    app.process(victim).kill();
     processes.push(app.start_process("worker,scheduler").await);
 }
 
@@ -293,5 +323,56 @@ async fn the_reason_that_is_shown_is_the_one_that_holds() {
     app.set_roles(freezeframe::service::Roles::ALL);
     app.start_service().await;
     app.all_batches_end().await;
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_is_limited_for_the_first_time_knows_the_minute_before() {
+    let app = TestApp::start(TestSettings::default()).await;
+    let customer = app.customer(100_000).await;
+    let id = customer.order(&order_of(50, "before")).await;
+    app.finished_batch(&customer, &id).await;
+    limit(&app, &["model=sora-2", "videos_per_minute=40"]).await;
+    customer.order(&order_of(5, "after")).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(app.emulator.book().creates.len(), 50, "more than 40 have started in this minute");
+    limit(&app, &["model=sora-2", "videos_per_minute=53"]).await;
+    app.until("three more start", async || app.emulator.book().creates.len() == 53).await;
+    app.output(&["limits", "clear", "model=sora-2", "--reason", "the end"]).await;
+    app.all_batches_end().await;
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_video_whose_image_comes_after_its_turn_waits_for_another_one_and_spends_nothing() {
+    let mut app = TestApp::start(TestSettings { roles: API_AND_SCHEDULER, ..TestSettings::default() }).await;
+    let customer = app.customer(1_000).await;
+    let tenant = tenant_of(&app).await;
+    limit(&app, &[&tenant, "videos_per_minute=1000"]).await;
+    // claimed by a worker that died before it had the image: nothing was sent
+    customer.order(&order_of(1, "frame")).await;
+    app.execute("update videos set reference_image = 'https://example.com/none.png'").await;
+    let asleep =
+        "insert into workers (name, queue, slots, seen_at) values ('asleep', 'generate', 1, now() + interval '1 hour')";
+    app.execute(asleep).await;
+    app.until("it is released", async || app.count("select count(*) from videos where state = 'released'").await == 1)
+        .await;
+    app.execute(
+        "with v as (update videos set state = 'running', lease_epoch = 1, attempts_made = 1, claim_id = 'x',
+             turn_until = now() - interval '1 second', reference_image = null returning id)
+         insert into attempts (video_id, n, id, lease_epoch, provider, upstream_model, worker, unsent)
+         select id, 1, '01M8JCZZZZZZZZZZZZZZZZZZZZ', 1, 'sora', 'sora-2', 'asleep', true from v",
+    )
+    .await;
+    app.stop_service().await;
+    app.execute("delete from workers").await;
+    app.set_roles(freezeframe::service::Roles::ALL);
+    app.start_service().await;
+    app.all_batches_end().await;
+    let attempts = "select count(*) from attempts where (n, state::text, coalesce(failure_class::text, '')) in
+                    ((1, 'rejected', 'rate_limited'), (2, 'succeeded', ''))";
+    assert_eq!(app.count(attempts).await, 2);
+    assert_eq!(app.count("select attempts_spent::bigint from videos").await, 1);
+    assert_eq!(app.emulator.book().creates.len(), 1);
     app.finish().await;
 }

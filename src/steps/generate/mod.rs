@@ -62,6 +62,8 @@ struct Attempt<'a> {
     last_look: Instant,
     /// When it was certain for the last time that nobody else holds the video.
     claimed_at: ClaimTime,
+    /// From when on its turn is counted.
+    turn_asked_at: ClaimTime,
     /// From when on a submission that is not listed counts as not bought.
     settled_at: Instant,
     handle: Option<Handle>,
@@ -125,6 +127,7 @@ impl<'a> Attempt<'a> {
             deadline,
             last_look,
             claimed_at,
+            turn_asked_at: claimed_at,
             settled_at,
             handle: video.attempt.handle.clone().map(Handle),
             image: None,
@@ -198,6 +201,11 @@ impl<'a> Attempt<'a> {
     }
 
     async fn act(&mut self, step: VideoStep) -> Result<VideoEnd, LeaseLost> {
+        if step == VideoStep::Submit && self.turn_is_over() {
+            self.message = Some("The video was not ready to begin before its turn was over.".to_owned());
+            self.before_account = true;
+            return Ok(VideoEnd::Rejected(FailureClass::RateLimited));
+        }
         if step == VideoStep::Submit && self.image.is_some() {
             self.begin_to_send().await?;
         }
@@ -219,6 +227,11 @@ impl<'a> Attempt<'a> {
             VideoStep::Poll => self.poll().await,
             VideoStep::Store => self.store().await,
         }
+    }
+
+    /// Nothing is sent after the turn that the scheduler gave: in whichever minute that is, it was not counted.
+    fn turn_is_over(&self) -> bool {
+        self.video.turn_left.is_some_and(|left| self.turn_asked_at.age() > left)
     }
 
     /// The handle went to another attempt, or was not taken by the database: whose job it is has to be looked up.

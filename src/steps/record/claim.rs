@@ -42,6 +42,8 @@ pub struct ClaimedVideo {
     /// Whether its account was marked as out of quota or refusing us when it was claimed: then this video is to find out.
     pub probe: bool,
     pub attempt: LiveAttempt,
+    /// How long after the claim was asked for it may begin; `None` where nobody counts.
+    pub turn_left: Option<Duration>,
 }
 
 /// The attempt under way.
@@ -122,6 +124,7 @@ pub(super) async fn write(
             deaths: row.deaths.unsigned_abs(),
             probe: attempt.fresh && accounts.iter().any(|account| account.name == attempt.provider && account.marked()),
             attempt,
+            turn_left: row.turn_left_ms.map(|ms| Duration::from_millis(ms.max(0.0) as u64)),
         }));
     }
     queue::ack(conn, &worker, &stale).await?;

@@ -46,5 +46,6 @@ select t.id as "id!: VideoId", t.batch_id as "batch!: BatchId", t.tenant_id as "
     t.live_id as "live_id?: AttemptId", t.live_state as "live_state?: AttemptState", t.live_handle as "live_handle?",
     t.live_sent_at as "live_sent_at?", t.live_provider as "live_provider?", t.live_upstream_model as "live_upstream_model?",
     t.live_unsent as "live_unsent?", t.reference_image as "reference_image?",
-    (extract(epoch from now() - coalesce(t.live_sent_at, now())) * 1000)::bigint as "age_ms!", now() as "now!"
+    (extract(epoch from now() - coalesce(t.live_sent_at, now())) * 1000)::bigint as "age_ms!", now() as "now!",
+    (extract(epoch from t.turn_until - clock_timestamp()) * 1000)::float8 as "turn_left_ms?"
 from taken t

@@ -24,6 +24,7 @@ with input as (
         output_key = i.output_key, output_bytes = i.output_bytes, output_sha256 = i.output_sha256,
         thumbnail_kind = i.thumbnail_kind, thumbnail_bytes = i.thumbnail_bytes, thumbnail_sha256 = i.thumbnail_sha256,
         attempts_spent = v.attempts_spent + i.spends::integer,
+        turn_until = null,
         waits = case when i.video_state = 'waiting' and not i.spends then v.waits + 1 else 0 end
     from input i
     where v.id = i.video_id and v.lease_epoch = i.epoch and v.claim_id = i.claim_id and v.state = 'running'

@@ -1,5 +1,5 @@
-//! Giving back: a released video whose account was shut after its release, or whose turn is over because it was picked up
-//! too late, waits again, before anything was sent.
+//! Giving back: a released video whose account was shut after its release, whose turn is over because it was picked up too
+//! late, or whose batch is to begin nothing more, waits again, before anything was sent.
 //!
 //! It spends no attempt and no wait, and takes its old place in the queue; its turn goes back to those whose it was. A video with a live attempt is never given back:
 //! its account is asked about it, whatever stands against new videos.
@@ -12,7 +12,7 @@ use ulid::Ulid;
 use crate::accounts::Account;
 use crate::domain::{BatchId, TenantId, VideoId};
 use crate::metrics;
-use crate::scheduler::{self, Subject};
+use crate::scheduler::{self, Subject, UnusedTurn};
 
 /// What is given back of a lane.
 #[derive(Default)]
@@ -22,7 +22,8 @@ struct Tally {
     first_position: Option<i32>,
 }
 
-/// Gives back those of `videos` that `accounts` turn away, and those that come too late for their turn; answers which.
+/// Gives back those of `videos` that `accounts` turn away, that come too late for their turn, or that are not to begin any
+/// more; answers which.
 pub(super) async fn write(
     conn: &mut PgConnection,
     videos: &[String],
@@ -35,14 +36,19 @@ pub(super) async fn write(
     // the video that each lets through all the same
     let spared = |account: &&Account| account.probe_video.clone().filter(|video| !account.turns_away(video));
     let rows = sqlx::query!(
-        r#"update videos v set state = 'waiting', eligible_at = case when v.attempts_made > 0 then now() end
-           from unnest($1::text[]) as i (video_id)
-           where v.id = i.video_id and v.state = 'released'
-               and (v.turn_until < now() or exists (select from unnest($2::text[], $3::text[]) as s (name, spared)
+        r#"with before as (select id, turn_until from videos where id = any($1))
+           update videos v set state = 'waiting', turn_until = null,
+               eligible_at = case when v.attempts_made > 0 then now() end
+           from before b
+           where v.id = b.id and v.state = 'released'
+               and (v.turn_until < clock_timestamp()
+                   or exists (select from batches s where s.id = v.batch_id
+                       and (s.cancelled_at is not null or s.complete_by <= now()))
+                   or exists (select from unnest($2::text[], $3::text[]) as s (name, spared)
                    where s.name = v.provider and s.spared is distinct from v.id))
                and not exists (select from attempts a where a.video_id = v.id and a.finished_at is null)
            returning v.id as "id: VideoId", v.batch_id as "batch: BatchId", v.tenant_id as "tenant: TenantId", v.model,
-               v.provider as "provider!", v.position, v.attempts_made, v.turn_until, v.turn_until < now() as late"#,
+               v.provider as "provider!", v.position, v.attempts_made, b.turn_until, b.turn_until < clock_timestamp() as late"#,
         videos,
         &shut.iter().map(|account| account.name.clone()).collect::<Vec<_>>(),
         &shut.iter().map(spared).collect::<Vec<_>>() as &[Option<String>],
@@ -62,18 +68,19 @@ pub(super) async fn write(
     move_lanes(conn, &lanes).await?;
     super::close::land(conn, &landed).await?;
     let turns = rows.iter().filter_map(|row| Some((row.turn_until?, row))).flat_map(|(until, row)| {
+        let late = row.late == Some(true);
         let subjects = [
             Subject::Tenant(row.tenant),
             Subject::Batch(row.batch),
             Subject::Model(row.model.clone()),
             Subject::Account(row.provider.clone()),
         ];
-        subjects.map(|subject| (until, subject))
+        subjects.map(|subject| UnusedTurn { subject, until, late })
     });
     scheduler::give_turns_back(conn, &turns.collect::<Vec<_>>()).await?;
     let late = rows.iter().filter(|row| row.late == Some(true)).count();
     metrics::videos_given_back("turn_over", late as u64);
-    metrics::videos_given_back("account_shut", (rows.len() - late) as u64);
+    metrics::videos_given_back("not_to_begin", (rows.len() - late) as u64);
     Ok(rows.iter().map(|row| row.id.ulid()).collect())
 }
 

@@ -1,23 +1,22 @@
-//! Withdrawing: what has not begun of a batch that was cancelled, or that was to be complete by now, ends as failed and is
-//! refunded at once. What is under way goes on to its end.
+//! Withdrawing: what waits of a batch that was cancelled, or that was to be complete by now, ends as failed and is refunded at
+//! once. What was released and has not begun comes back to wait when a worker would claim it (see `give_back`), and is
+//! withdrawn then; what is under way goes on to its end.
 //!
-//! Always holds: a video with a live attempt is never withdrawn; videos, counters, refunds and the batch's `finalize` job
-//! are one transaction for each group of a batch; processes that do it at the same moment do different batches.
+//! Always holds: a video with a live attempt is never withdrawn, because it does not wait; videos, counters, refunds and the
+//! batch's `finalize` job are one transaction for each group of a batch. Processes that do it at the same moment do different
+//! batches, and a batch without waiting videos costs a look at its lanes and no lock.
 
 use std::collections::BTreeMap;
 
 use freezeframe_workflows::retry;
 use sqlx::PgConnection;
 
-use super::close::land;
-use super::locks::lock_lanes;
 use crate::db::{self, Database};
-use crate::domain::{BatchId, Credits, FailureClass, TenantId, VideoId};
+use crate::domain::{BatchId, Credits, FailureClass, VideoId};
 use crate::engine::queue::{self, RunAt};
 use crate::engine::recorder::JournalError;
 use crate::ledger::{self, Settlement};
 use crate::metrics;
-use crate::scheduler::{self, Subject};
 
 /// Videos of one transaction.
 const MOST: i64 = 2_000;
@@ -25,14 +24,15 @@ const MOST: i64 = 2_000;
 /// A video that was withdrawn.
 struct Withdrawn {
     video: VideoId,
-    batch: BatchId,
-    tenant: TenantId,
     model: String,
     price: Credits,
     price_offset: Credits,
-    /// Where it was to go, if it was released.
-    provider: Option<String>,
-    turn_until: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// A batch of which nothing more is to begin, with waiting videos.
+struct Found {
+    id: BatchId,
+    cancelled: bool,
 }
 
 /// Withdraws whatever there is; answers how many videos.
@@ -40,89 +40,96 @@ struct Withdrawn {
 /// # Errors
 /// The database's, or the ledger's refusal: then the group is as it was.
 pub async fn withdraw(db: &Database) -> Result<u64, JournalError> {
-    let (mut all, mut after) = (0, String::new());
-    while let Some((batch, withdrawn)) = withdraw_group(db, &after).await? {
-        all += withdrawn;
-        // a group that is not full was the batch's last
-        if withdrawn < MOST.unsigned_abs() {
-            after = batch.bare();
+    let batches = sqlx::query_as!(
+        Found,
+        r#"select id as "id: BatchId", cancelled_at is not null as "cancelled!" from batches b
+           where finished_at is null and (cancelled_at is not null or complete_by <= now())
+               and exists (select from batch_lanes l where l.batch_id = b.id and l.waiting > 0)
+           order by id"#,
+    )
+    .fetch_all(db.pool())
+    .await?;
+    let mut all = 0;
+    for batch in batches {
+        let class = if batch.cancelled { FailureClass::Cancelled } else { FailureClass::Expired };
+        loop {
+            let withdrawn = withdraw_group(db, batch.id, class).await?;
+            all += withdrawn;
+            if withdrawn < MOST.unsigned_abs() {
+                break;
+            }
         }
     }
     Ok(all)
 }
 
-/// One group of the first batch behind `after` that has to be looked at; `None` when there is none.
-async fn withdraw_group(db: &Database, after: &str) -> Result<Option<(BatchId, u64)>, JournalError> {
+/// Up to [`MOST`] videos of a batch; none while somebody else is at it.
+async fn withdraw_group(db: &Database, batch: BatchId, class: FailureClass) -> Result<u64, JournalError> {
     let mut tx = db.begin().await?;
-    let found = sqlx::query!(
-        r#"select id as "id: BatchId", cancelled_at is not null as "cancelled!" from batches b
-           where id > $1 and finished_at is null and (cancelled_at is not null or complete_by <= now())
-               and exists (select from batch_lanes l where l.batch_id = b.id and not l.closed)
-           order by id limit 1 for update skip locked"#,
-        after,
+    let mine = sqlx::query_scalar!(
+        r#"select pg_try_advisory_xact_lock(hashtextextended('freezeframe withdraw ' || $1, 7)) as "mine!""#,
+        batch.bare(),
     )
-    .fetch_optional(&mut *tx)
+    .fetch_one(&mut *tx)
     .await?;
-    let Some(found) = found else { return Ok(None) };
-    let class = if found.cancelled { FailureClass::Cancelled } else { FailureClass::Expired };
-    let withdrawn = end_videos(&mut tx, found.id, class).await?;
-    if withdrawn.is_empty() {
-        return Ok(Some((found.id, 0)));
+    if !mine {
+        return Ok(0);
     }
-    let settlements: Vec<Settlement> = withdrawn
-        .iter()
-        .map(|one| Settlement {
-            video: one.video,
-            batch: one.batch,
-            price: one.price,
-            price_offset: one.price_offset,
-            failure: Some(class),
-        })
-        .collect();
-    ledger::settle(&mut tx, &settlements).await?;
-    count(&mut tx, found.id, class, &withdrawn).await?;
-    give_turns_back(&mut tx, &withdrawn).await?;
+    ledger::lock_batches(&mut tx, [batch].into()).await?;
+    if !lanes_are_mine(&mut tx, batch).await? {
+        return Ok(0);
+    }
+    let withdrawn = end_videos(&mut tx, batch, class).await?;
+    if withdrawn.is_empty() {
+        return Ok(0);
+    }
+    let settlement = |one: &Withdrawn| Settlement {
+        video: one.video,
+        batch,
+        price: one.price,
+        price_offset: one.price_offset,
+        failure: Some(class),
+    };
+    ledger::settle(&mut tx, &withdrawn.iter().map(settlement).collect::<Vec<_>>()).await?;
+    count(&mut tx, batch, class, &withdrawn).await?;
     db::commit("withdraw videos", tx).await?;
     withdrawn.iter().for_each(|one| metrics::video_failed(class, one.price.get()));
-    tracing::info!(batch = %found.id, videos = withdrawn.len(), class = class.name(), "videos that had not begun were withdrawn and refunded");
-    Ok(Some((found.id, withdrawn.len() as u64)))
+    tracing::info!(%batch, videos = withdrawn.len(), class = class.name(), "videos that had not begun were withdrawn and refunded");
+    Ok(withdrawn.len() as u64)
 }
 
-/// Ends up to [`MOST`] videos that have not begun.
+/// Locks the lanes of a batch whose row is locked. A release holds lanes and may want the batch, so nobody waits for it here:
+/// it is over soon, and the next look comes soon.
+async fn lanes_are_mine(conn: &mut PgConnection, batch: BatchId) -> Result<bool, sqlx::Error> {
+    let locked = sqlx::query_scalar!(
+        "select model from batch_lanes where batch_id = $1 order by model for update skip locked",
+        batch as BatchId,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let all =
+        sqlx::query_scalar!(r#"select count(*) as "lanes!" from batch_lanes where batch_id = $1"#, batch as BatchId);
+    Ok(usize::try_from(all.fetch_one(conn).await?).is_ok_and(|all| all == locked.len()))
+}
+
+/// Ends up to [`MOST`] videos that wait.
 async fn end_videos(
     conn: &mut PgConnection,
     batch: BatchId,
     class: FailureClass,
 ) -> Result<Vec<Withdrawn>, sqlx::Error> {
-    // locked first: whoever claims one of them from now on waits, and whether there is an attempt is asked after that
-    let ids = sqlx::query_scalar!(
-        r#"select id from videos where batch_id = $1 and state in ('waiting', 'released')
-           order by position limit $2 for update"#,
-        batch as BatchId,
-        MOST,
-    )
-    .fetch_all(&mut *conn)
-    .await?;
-    if ids.is_empty() {
-        return Ok(vec![]);
-    }
     sqlx::query_as!(
         Withdrawn,
-        r#"with before as (
-               select id, state from videos where id = any($1)
-           )
-           update videos v set state = 'failed', finished_at = now(), failure_class = $2::text::failure_class,
-               failure_message = $3, eligible_at = null, reference_image = null, waits = 0
-           from before b
-           where v.id = b.id and v.state in ('waiting', 'released')
-               and not exists (select from attempts a where a.video_id = v.id and a.finished_at is null)
-           returning v.id as "video: VideoId", v.batch_id as "batch: BatchId", v.tenant_id as "tenant: TenantId", v.model,
-               v.price_credits as "price: Credits", v.price_offset as "price_offset: Credits",
-               case when b.state = 'released' then v.provider end as provider,
-               case when b.state = 'released' then v.turn_until end as turn_until"#,
-        &ids,
+        r#"update videos v set state = 'failed', finished_at = now(), failure_class = $2::text::failure_class,
+               failure_message = $3, eligible_at = null, reference_image = null, turn_until = null, waits = 0
+           where id in (select id from videos where batch_id = $1 and state = 'waiting' order by position limit $4)
+               and state = 'waiting'
+           returning v.id as "video: VideoId", v.model, v.price_credits as "price: Credits",
+               v.price_offset as "price_offset: Credits""#,
+        batch as BatchId,
         class.name(),
         retry::explain(class),
+        MOST,
     )
     .fetch_all(conn)
     .await
@@ -135,31 +142,19 @@ async fn count(
     class: FailureClass,
     withdrawn: &[Withdrawn],
 ) -> Result<(), sqlx::Error> {
-    let mut lanes: BTreeMap<&str, (i32, i32)> = BTreeMap::new();
-    let mut landed: BTreeMap<(BatchId, &str, &str), i32> = BTreeMap::new();
-    for one in withdrawn {
-        let lane = lanes.entry(&one.model).or_default();
-        lane.0 += 1;
-        match &one.provider {
-            Some(provider) => *landed.entry((batch, &one.model, provider)).or_default() += 1,
-            None => lane.1 += 1,
-        }
-    }
-    let models: Vec<String> = lanes.keys().map(|model| (*model).to_owned()).collect();
-    lock_lanes(conn, &vec![batch.bare(); models.len()], &models).await?;
+    let mut lanes: BTreeMap<&str, i32> = BTreeMap::new();
+    withdrawn.iter().for_each(|one| *lanes.entry(&one.model).or_default() += 1);
     sqlx::query!(
-        "update batch_lanes l set waiting = l.waiting - i.waiting, settled = l.settled + i.settled,
-             closed = l.settled + i.settled = l.total
-         from unnest($2::text[], $3::int[], $4::int[]) as i (model, settled, waiting)
+        "update batch_lanes l set waiting = l.waiting - i.videos, settled = l.settled + i.videos,
+             closed = l.settled + i.videos = l.total
+         from unnest($2::text[], $3::int[]) as i (model, videos)
          where l.batch_id = $1 and l.model = i.model",
         batch as BatchId,
-        &models,
-        &lanes.values().map(|(settled, _)| *settled).collect::<Vec<_>>(),
-        &lanes.values().map(|(_, waiting)| *waiting).collect::<Vec<_>>(),
+        &lanes.keys().map(|model| (*model).to_owned()).collect::<Vec<_>>(),
+        &lanes.values().copied().collect::<Vec<_>>(),
     )
     .execute(&mut *conn)
     .await?;
-    land(conn, &landed).await?;
     let videos = i32::try_from(withdrawn.len()).unwrap_or(i32::MAX);
     let (cancelled, expired) = if class == FailureClass::Cancelled { (videos, 0) } else { (0, videos) };
     let remaining = sqlx::query_scalar!(
@@ -176,14 +171,4 @@ async fn count(
         queue::push(conn, queue::names::FINALIZE, &[batch.ulid()], RunAt::Now).await?;
     }
     Ok(())
-}
-
-/// Nobody used the turns of those that were released.
-async fn give_turns_back(conn: &mut PgConnection, withdrawn: &[Withdrawn]) -> Result<(), sqlx::Error> {
-    let turns = withdrawn.iter().filter_map(|one| Some((one.turn_until?, one))).flat_map(|(until, one)| {
-        let account = one.provider.clone().map(Subject::Account);
-        let own = [Subject::Tenant(one.tenant), Subject::Batch(one.batch), Subject::Model(one.model.clone())];
-        own.into_iter().chain(account).map(move |subject| (until, subject))
-    });
-    scheduler::give_turns_back(conn, &turns.collect::<Vec<_>>()).await
 }
