@@ -11,6 +11,7 @@ mod body_fault;
 mod callbacks;
 mod images;
 mod problems;
+mod rates;
 #[cfg(test)]
 mod tests;
 
