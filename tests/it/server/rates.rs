@@ -13,6 +13,8 @@ use crate::app::client::{Answer, BATCHES, Customer, order_of};
 use crate::app::{API, TestApp, TestSettings};
 
 const WALLET: &str = "/api/enterprise/wallet";
+const LOOKING: &str = "select count(*) from pg_stat_activity where datname = current_database()
+    and wait_event_type = 'Lock' and application_name = 'freezeframe api'";
 
 /// Only the API, with these limits.
 async fn limited(limits: &'static str) -> TestApp {
@@ -199,10 +201,14 @@ async fn an_address_that_guesses_is_refused_without_a_look_and_nobody_with_a_kno
     guess().get(WALLET).await.problem(401);
     Customer { api_key: "ff_live_mistyped".to_owned(), ..known.clone() }.get(WALLET).await.problem(401);
 
-    // with the keys locked, whoever asks the database for one would wait
+    // with the keys locked, whoever asks the database for one is seen waiting
     let mut lock = sqlx::PgConnection::connect(&app.db.url).await.unwrap();
     sqlx::raw_sql("begin; lock table api_keys in access exclusive mode").execute(&mut lock).await.unwrap();
-    let refused = guess().get(WALLET).await;
+    let guesser = guess();
+    let refused = tokio::select! {
+        answer = guesser.get(WALLET) => answer,
+        () = app.until("it is looked up", async || app.count(LOOKING).await > 0) => panic!("it was looked up"),
+    };
     assert!((1..=30).contains(&retry_after(&refused)), "{refused:?}");
     assert!(!refused.headers.contains_key("ratelimit"), "{refused:?}");
     assert_eq!(refused.problem(429)["type"], "/problems#too-many-failed-keys");
