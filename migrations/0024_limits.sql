@@ -15,7 +15,7 @@ create table limits (
     set_at timestamptz not null default now(),
     primary key (scope, subject, rule, temporary),
     check (temporary = (expires_at is not null)),
-    check (rule <> 'requests_per_minute' or scope = 'account'),
+    check (rule <> 'requests_per_minute' or scope <> 'model'),
     check (rule <> 'videos_per_minute' or scope <> 'account')
 );
 
@@ -86,12 +86,18 @@ as $$
         order by l.temporary desc limit 1), otherwise)
 $$;
 revoke execute on function limit_of_tenant(text, text, integer) from public;
-create or replace function tenant_of_key(key_hash bytea)
-    returns table (id text, name text, videos_per_minute integer, max_in_flight integer)
+drop function tenant_of_key(bytea);
+-- requests_per_minute is null where nobody set it: the settings hold then
+create function tenant_of_key(key_hash bytea)
+    returns table (id text, name text, videos_per_minute integer, max_in_flight integer, requests_per_minute integer)
     language sql stable security definer set search_path = pg_catalog, public, pg_temp
 as $$
     select t.id, t.name, public.limit_of_tenant(t.id, 'videos_per_minute', t.videos_per_minute),
-        public.limit_of_tenant(t.id, 'max_in_flight', t.max_in_flight)
+        public.limit_of_tenant(t.id, 'max_in_flight', t.max_in_flight),
+        public.limit_of_tenant(t.id, 'requests_per_minute', null)
     from public.api_keys k join public.tenants t on t.id = k.tenant_id
     where k.hash = key_hash and k.revoked_at is null
 $$;
+comment on function tenant_of_key(bytea) is 'The tenant of an API key that is in force, by the hash of the key.';
+revoke execute on function tenant_of_key(bytea) from public;
+grant execute on function tenant_of_key(bytea) to freezeframe_api;

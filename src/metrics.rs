@@ -71,6 +71,7 @@ metrics! {
     HTTP_CONNECTIONS_REFUSED = "freezeframe_http_connections_refused_total" Counter "Connections sent away for want of a place, by reason: total, peer.";
     HTTP_CONNECTIONS_ENDED = "freezeframe_http_connections_ended_total" Counter "Connections that we ended, by reason: handshake, header, idle, response, evicted, stopped.";
     HTTP_REQUESTS_REFUSED = "freezeframe_http_requests_refused_total" Counter "Requests refused because too much is under way, by reason: requests, memory.";
+    HTTP_REQUESTS_LIMITED = "freezeframe_http_requests_limited_total" Counter "Requests refused because too many came in a minute, by whose limit: key, tenant, address.";
     TLS_RENEWALS = "freezeframe_tls_renewals_total" Counter "Newer certificates found, by result: taken, failed.";
     SWEPT = "freezeframe_swept_total" Counter "Things that the sweep had to put right, by kind; more than zero after a crash only.";
 }
@@ -329,6 +330,18 @@ pub fn http_connection_ended(reason: &'static str) {
 /// `reason` is `requests` or `memory`.
 pub fn http_request_refused(reason: &'static str) {
     counter!(HTTP_REQUESTS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// Shows the counters of the limits on requests.
+pub fn http_limits_start() {
+    for reason in ["key", "tenant", "address"] {
+        counter!(HTTP_REQUESTS_LIMITED, "reason" => reason).absolute(0);
+    }
+}
+
+/// `reason` is `key`, `tenant` or `address`.
+pub fn http_request_limited(reason: &'static str) {
+    counter!(HTTP_REQUESTS_LIMITED, "reason" => reason).increment(1);
 }
 
 /// `result` is `taken` or `failed`.

@@ -12,6 +12,7 @@ mod callbacks;
 mod cancel;
 mod images;
 mod problems;
+mod rates;
 #[cfg(test)]
 mod tests;
 

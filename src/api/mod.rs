@@ -25,6 +25,7 @@ mod observe;
 mod operations;
 mod ops;
 mod page;
+mod rates;
 mod server;
 mod videos;
 mod wallet;
@@ -49,6 +50,7 @@ use crate::storage::{LinkSigner, Storage};
 use auth::KnownKeys;
 pub use callbacks::CallbackDoor;
 use operations::Operations;
+use rates::Rates;
 pub use server::{HttpServer, Listeners, allow_files};
 
 /// Where the documented operations are mounted.
@@ -67,6 +69,7 @@ pub struct ApiState {
     image_turns: Arc<crate::images::Turns>,
     max_body_bytes: usize,
     known_keys: Arc<KnownKeys>,
+    rates: Arc<Rates>,
     /// Without it, no callbacks are taken.
     callbacks: Option<CallbackDoor>,
     /// Set when the process stops: it is no longer ready.
@@ -106,6 +109,7 @@ impl ApiState {
             image_turns: Arc::default(),
             max_body_bytes: config.limits.max_body_bytes,
             known_keys: Arc::default(),
+            rates: Arc::new(Rates::new(&config.limits)),
             callbacks: None,
             stopping: CancellationToken::new(),
         }
@@ -176,6 +180,12 @@ fn service() -> OpenApiService<Operations<Api>, ()> {
         .extra_response_header::<String, _>(
             ExtraHeader::new("X-Trace-Id").description("Names this request in our logs."),
         )
+        .extra_response_header::<Option<String>, _>(ExtraHeader::new("RateLimit-Policy").description(
+            "With a valid key: how many requests (`q`) in how many seconds (`w`), for the key and for its tenant.",
+        ))
+        .extra_response_header::<Option<String>, _>(ExtraHeader::new("RateLimit").description(
+            "With a valid key: how many more requests (`r`) may follow at once; with none, in how many seconds (`t`) the next.",
+        ))
 }
 
 /// The OpenAPI document: the same text whenever it is made by the same program.

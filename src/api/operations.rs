@@ -1,6 +1,6 @@
 //! What every documented operation has in common: its errors are documented and leave as problems, unknown query
-//! parameters are refused (a misspelt filter must not be ignored), a wrong method names the right ones, and the route that
-//! answered is known by its pattern.
+//! parameters are refused (a misspelt filter must not be ignored), a wrong method names the right ones, an answer to a valid key
+//! says how many requests may follow, and the route that answered is known by its pattern.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use poem_openapi::registry::{MetaApi, MetaParamIn, MetaPath, Registry};
 use poem_openapi::types::Type;
 
 use super::error::{ApiError, Problem, responses_of};
+use super::rates::Account;
 
 type Methods = HashMap<Method, BoxEndpoint<'static>>;
 
@@ -132,13 +133,18 @@ impl Operation {
 impl Endpoint for Operation {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> poem::Result<Response> {
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        let account = Account::default();
+        request.set_data(account.clone());
         let mut response = match self.unknown_parameter(&request) {
             Some(error) => error.as_response(),
             None => self.endpoint.call(request).await.unwrap_or_else(ApiError::from_framework),
         };
         // a tenant's own data, and true for a moment only
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(spent) = account.spent() {
+            spent.write(response.headers_mut());
+        }
         response.set_data(RoutePattern(self.pattern.clone()));
         Ok(response)
     }

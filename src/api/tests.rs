@@ -28,7 +28,9 @@ fn every_operation_demands_a_key() {
     for (name, operation) in all.iter().filter(|(name, _)| !PUBLIC.contains(&name.as_str())) {
         let security = operation["security"].as_array().unwrap_or_else(|| panic!("{name} demands nothing"));
         assert!(!security.is_empty() && security.iter().all(|scheme| scheme.get("ApiKey").is_some()), "{name}");
-        assert!(operation["responses"].get("401").is_some(), "{name} does not document 401");
+        for status in ["401", "429"] {
+            assert!(operation["responses"].get(status).is_some(), "{name} does not document {status}");
+        }
     }
 }
 

@@ -72,6 +72,7 @@ async fn run_on(config: &Config, store: &Store, bench: EngineBench) -> Result<En
     config.public_url = None;
     (config.http.tls, config.http.metrics_listen) = (None, None);
     config.webhooks.allow_private_targets = true;
+    config.limits.answer_every_request();
     let mut providers = Registry::default();
     let accounts = config.models.iter().flat_map(|model| model.accounts().map(str::to_owned));
     for account in accounts.collect::<std::collections::BTreeSet<String>>() {

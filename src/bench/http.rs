@@ -14,7 +14,7 @@ use super::process::Program;
 use super::stuck::Stuck;
 use crate::api;
 use crate::billing;
-use crate::config::Config;
+use crate::config::{Config, MAX_REQUESTS_PER_MINUTE};
 use crate::domain::{Credits, GrantSource, MasterKey};
 use crate::providers::Egress;
 use crate::providers::egress::ClientTimeouts;
@@ -152,7 +152,13 @@ impl Server {
     async fn start(store: &Store, dir: &Path, bench: HttpBench) -> Result<Server> {
         std::fs::create_dir_all(dir)?;
         let file = dir.join("freezeframe.toml");
-        let mut settings = format!("data_dir = {:?}\n[http]\n", dir.join("data"));
+        // one customer is all of them
+        let most = MAX_REQUESTS_PER_MINUTE;
+        let mut settings = format!(
+            "data_dir = {:?}\n[limits]\ndefault_requests_per_minute = {most}\n\
+             default_requests_per_minute_per_key = {most}\n[http]\n",
+            dir.join("data")
+        );
         let places = bench.stuck * 2 + 1000;
         settings.push_str(&format!("max_connections = {places}\nmax_connections_per_peer = {places}\n"));
         for name in ["sora", "veo"] {

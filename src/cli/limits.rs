@@ -23,6 +23,7 @@ const EXAMPLES: &str = "\
 Examples:
   freezeframe limits set tenant=ten_01J... videos_per_minute=600 \\
       --until 2027-01-08T18:00:00Z --reason \"launch week\"
+  freezeframe limits set tenant=ten_01J... requests_per_minute=6000 --reason \"their dashboard\"
   freezeframe limits set account=sora requests_per_minute=40 --reason \"their new tier\"
   freezeframe limits set model=veo-3.1 max_in_flight=20 --for 12h --reason \"their incident\"
   freezeframe limits explain tenant=ten_01J... model=sora-2";
@@ -62,7 +63,7 @@ struct SetArgs {
     /// Whose: tenant=ID, account=NAME or model=NAME
     #[arg(value_name = "WHOSE")]
     whose: Whose,
-    /// What: videos_per_minute (tenants, models), requests_per_minute (accounts) or max_in_flight
+    /// What: videos_per_minute (tenants, models), requests_per_minute (tenants, accounts) or max_in_flight
     #[arg(value_name = "RULE=N", required = true, value_parser = rule_and_value)]
     values: Vec<(Rule, u32)>,
     /// Until when; then what was there before holds again
@@ -264,7 +265,7 @@ fn reason(change: &ChangeArgs) -> Result<String> {
 fn key(whose: &Whose, rule: Rule) -> Result<LimitKey> {
     let rules = whose.scope.rules();
     if !rules.contains(&rule) {
-        let names = rules.map(Rule::name).join(" and ");
+        let names = rules.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(" and ");
         bail!("{} is no rule of {}s; theirs are {names}", rule.name(), whose.scope.name());
     }
     Ok(LimitKey { scope: whose.scope, subject: whose.subject.clone(), rule })
@@ -412,6 +413,7 @@ mod tests {
     fn each_scope_has_its_own_rules() {
         let whose = |scope| Whose { scope, subject: "x".to_owned() };
         assert!(key(&whose(Scope::Model), Rule::VideosPerMinute).is_ok());
+        assert!(Rule::ALL.into_iter().all(|rule| key(&whose(Scope::Tenant), rule).is_ok()));
         let refused = key(&whose(Scope::Model), Rule::RequestsPerMinute).unwrap_err().to_string();
         assert!(refused.contains("videos_per_minute and max_in_flight"), "{refused}");
     }

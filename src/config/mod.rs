@@ -39,7 +39,9 @@ pub use live::Live;
 pub use models::{ModelConfig, RouteConfig, built_in as built_in_models, problems_of_all as model_problems};
 use reader::{Reader, Section};
 pub use reconcile::ReconcileConfig;
-pub use sections::{AttemptsConfig, EngineConfig, LimitsConfig, LogConfig, SchedulerConfig, WebhooksConfig};
+pub use sections::{
+    AttemptsConfig, EngineConfig, LimitsConfig, LogConfig, MAX_REQUESTS_PER_MINUTE, SchedulerConfig, WebhooksConfig,
+};
 pub use storage::{LONGEST_RETENTION_DAYS, StorageConfig, StoreAccess};
 
 /// The file that is read when no other is named and it exists.

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::reader::{Reader, Section};
 
+/// The highest limit of requests: as good as none.
+pub const MAX_REQUESTS_PER_MINUTE: u32 = 1_000_000;
+
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
@@ -54,9 +57,22 @@ pub struct SchedulerConfig {
 pub struct LimitsConfig {
     pub default_videos_per_minute: u32,
     pub default_max_in_flight: u32,
+    /// Requests of a tenant that one API process answers in a minute, and the part of them that one key may use.
+    pub default_requests_per_minute: u32,
+    pub default_requests_per_minute_per_key: u32,
+    /// Requests of one address with keys that are nobody's, which one API process looks at in a minute.
+    pub failed_keys_per_minute: u32,
     /// Items of one batch, at most.
     pub max_items: usize,
     pub max_body_bytes: usize,
+}
+
+impl LimitsConfig {
+    /// For an installation with one customer, who may ask as often as it likes.
+    pub fn answer_every_request(&mut self) {
+        self.default_requests_per_minute = MAX_REQUESTS_PER_MINUTE;
+        self.default_requests_per_minute_per_key = MAX_REQUESTS_PER_MINUTE;
+    }
 }
 
 /// Deliveries to customers' endpoints.
@@ -131,7 +147,16 @@ pub(super) fn read_scheduler(reader: &mut Reader) -> SchedulerConfig {
 
 pub(super) fn read_limits(reader: &mut Reader) -> LimitsConfig {
     let mut section = reader.section("limits");
+    let possible = 1..=u64::from(MAX_REQUESTS_PER_MINUTE);
+    let requests = section.number("default_requests_per_minute", 1200, possible.clone());
+    let per_key = section.number("default_requests_per_minute_per_key", requests.div_ceil(2), possible.clone());
+    if per_key > requests {
+        section.problem("default_requests_per_minute_per_key", "must be at most default_requests_per_minute");
+    }
     let limits = LimitsConfig {
+        default_requests_per_minute: rate(requests),
+        default_requests_per_minute_per_key: rate(per_key),
+        failed_keys_per_minute: rate(section.number("failed_keys_per_minute", 120, possible)),
         default_videos_per_minute: rate(section.number("default_videos_per_minute", 600, 1..=1_000_000)),
         default_max_in_flight: rate(section.number("default_max_in_flight", 1000, 1..=1_000_000)),
         max_items: count(&mut section, "max_items", 10_000, 1..=100_000),

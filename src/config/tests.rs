@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use super::{Config, ConfigError, GoogleIdentity, ModelConfig, ProviderKind, RouteConfig, VeoConfig};
+use super::{Config, ConfigError, GoogleIdentity, LimitsConfig, ModelConfig, ProviderKind, RouteConfig, VeoConfig};
 use crate::domain::Credits;
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -48,6 +48,8 @@ fn nothing_given_means_the_defaults() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     assert_eq!((config.engine.slots, config.engine.heartbeat), (2000, Duration::from_secs(1)));
     assert_eq!(config.limits.max_body_bytes, 67_108_864);
+    let LimitsConfig { default_requests_per_minute, default_requests_per_minute_per_key, .. } = config.limits;
+    assert_eq!((default_requests_per_minute, default_requests_per_minute_per_key), (1_200, 600));
     assert_eq!(config.storage.max_video_bytes, 1_073_741_824);
     assert_eq!((config.http.connections.total, config.http.waits.header), (4096, Duration::from_secs(10)));
     assert!(config.http.tls.is_none() && config.http.metrics_listen.is_none());
@@ -218,6 +220,15 @@ fn a_certificate_needs_its_key_and_a_body_has_to_fit_into_memory() {
     }
     let tls = load("[http]\ntls_cert = \"/a.pem\"\ntls_key = \"/b.pem\"").http.tls.unwrap();
     assert_eq!((tls.cert.to_str(), tls.key.to_str()), (Some("/a.pem"), Some("/b.pem")));
+}
+
+#[test]
+fn a_key_may_use_half_of_its_tenant_s_requests_or_what_is_set_and_never_more_than_all() {
+    let per_key = |text: &str| load(&format!("[limits]\n{text}")).limits.default_requests_per_minute_per_key;
+    assert_eq!(per_key("default_requests_per_minute = 7"), 4);
+    assert_eq!(per_key("default_requests_per_minute = 7\ndefault_requests_per_minute_per_key = 7"), 7);
+    let found = problems("[limits]\ndefault_requests_per_minute_per_key = 1201", &[]);
+    assert_eq!(found, ["`limits.default_requests_per_minute_per_key` must be at most default_requests_per_minute"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Always holds: what is set here stands before the value of the settings, and before what a tenant was made with; a value
 //! with an end stands before the one without, until then; a change is one act with its row in the history; time is the
 //! database's. Whoever paces looks at [`version`] before every round, so a change holds in the whole cluster with the next
-//! one.
+//! one; the API reads its part of a tenant's limits with every key that it looks up.
 //! Refuses: to know what is under way, and what the settings say.
 
 mod change;
@@ -42,10 +42,11 @@ impl Scope {
     }
 
     /// What can be limited there.
-    pub const fn rules(self) -> [Rule; 2] {
+    pub const fn rules(self) -> &'static [Rule] {
         match self {
-            Scope::Tenant | Scope::Model => [Rule::VideosPerMinute, Rule::MaxInFlight],
-            Scope::Account => [Rule::RequestsPerMinute, Rule::MaxInFlight],
+            Scope::Tenant => &[Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight],
+            Scope::Account => &[Rule::RequestsPerMinute, Rule::MaxInFlight],
+            Scope::Model => &[Rule::VideosPerMinute, Rule::MaxInFlight],
         }
     }
 }
@@ -56,7 +57,7 @@ impl Scope {
 pub enum Rule {
     /// Videos that start in any 60 seconds.
     VideosPerMinute,
-    /// Orders that an account gets in any 60 seconds.
+    /// Orders that an account gets in any 60 seconds; requests of a tenant that one API process answers in a minute.
     RequestsPerMinute,
     /// Videos released or running at once.
     MaxInFlight,

@@ -13,6 +13,8 @@ pub struct Tenant {
     pub name: String,
     pub videos_per_minute: u32,
     pub max_in_flight: u32,
+    /// Set by an operator; `None` means what the settings say.
+    pub requests_per_minute: Option<u32>,
 }
 
 /// A tenant with the secrets that are shown this once.
@@ -42,7 +44,13 @@ impl NewTenant {
                 return Err(InvalidTenant(format!("{what} must be between 1 and {}", i32::MAX)));
             }
         }
-        let tenant = Tenant { id: TenantId::generate(), name: name.to_owned(), videos_per_minute, max_in_flight };
+        let tenant = Tenant {
+            id: TenantId::generate(),
+            name: name.to_owned(),
+            videos_per_minute,
+            max_in_flight,
+            requests_per_minute: None,
+        };
         Ok(NewTenant { tenant, api_key: ApiKey::generate(), webhook_secret: WebhookSecret::generate() })
     }
 
@@ -71,7 +79,7 @@ pub struct StoredTenant {
 /// # Errors
 /// The database's.
 pub async fn insert(conn: &mut PgConnection, stored: &StoredTenant) -> Result<(), sqlx::Error> {
-    let Tenant { id, name, videos_per_minute, max_in_flight } = &stored.tenant;
+    let Tenant { id, name, videos_per_minute, max_in_flight, .. } = &stored.tenant;
     sqlx::query!(
         "insert into tenants (id, name, videos_per_minute, max_in_flight, webhook_secret_sealed) values ($1, $2, $3, $4, $5)",
         *id as TenantId,
@@ -126,7 +134,7 @@ pub async fn set_retention(conn: &mut PgConnection, id: TenantId, days: Option<u
 pub async fn authenticate(conn: &mut PgConnection, key_hash: [u8; 32]) -> Result<Option<Tenant>, sqlx::Error> {
     let row = sqlx::query!(
         r#"select id as "id!: TenantId", name as "name!", videos_per_minute as "videos_per_minute!",
-               max_in_flight as "max_in_flight!"
+               max_in_flight as "max_in_flight!", requests_per_minute
            from tenant_of_key($1)"#,
         &key_hash[..],
     )
@@ -137,5 +145,6 @@ pub async fn authenticate(conn: &mut PgConnection, key_hash: [u8; 32]) -> Result
         name: row.name,
         videos_per_minute: row.videos_per_minute.unsigned_abs(),
         max_in_flight: row.max_in_flight.unsigned_abs(),
+        requests_per_minute: row.requests_per_minute.map(i32::unsigned_abs),
     }))
 }

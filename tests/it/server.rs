@@ -6,5 +6,6 @@ mod crowd;
 mod encryption;
 mod limits;
 mod money;
+mod rates;
 mod stop;
 mod waits;

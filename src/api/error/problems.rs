@@ -81,6 +81,10 @@ kinds! {
         "Send the whole file, as an image program writes it.";
     KeyReused = "key-reused" UNPROCESSABLE_ENTITY "Idempotency key used before"
         "Send a new key for a new batch; the same key only with the same body.";
+    TooManyRequests = "too-many-requests" TOO_MANY_REQUESTS "Too many requests"
+        "Repeat the request after `Retry-After`. `RateLimit` on every answer says how many may follow; ask for a higher limit.";
+    TooManyFailedKeys = "too-many-failed-keys" TOO_MANY_REQUESTS "Too many API keys that are nobody's"
+        "Find out which program at your address sends a wrong key; repeat the request after `Retry-After`.";
     Internal = "internal" INTERNAL_SERVER_ERROR "Internal error"
         "Repeat the request with the same idempotency key, and tell support the `trace_id`.";
     Unavailable = "unavailable" SERVICE_UNAVAILABLE "Temporarily unavailable"
@@ -199,6 +203,11 @@ pub fn responses_of(operation: &MetaOperation) -> Vec<MetaResponse> {
             422,
             "Something is wrong with the batch: everything is listed in `errors` with JSON pointers, and nothing was frozen. \
              Also: the idempotency key was used before for another batch.",
+        ),
+        (
+            key,
+            429,
+            "The API key, its tenant or the address came too often; repeat the request after `Retry-After`. Nothing was changed.",
         ),
         (true, 500, "Something went wrong on our side."),
         (true, 503, "Temporarily unavailable; repeat the request after `Retry-After`, with the same idempotency key."),

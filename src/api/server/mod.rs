@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use connection::Port;
 pub use gate::{BodyRoom, Buffer, Gate};
+pub use places::client;
 use places::{Full, Places};
 use tls::Tls;
 

@@ -173,7 +173,7 @@ pub fn end(watch: &Watch, reason: Ended) {
 }
 
 /// One customer has one IPv4 address, or a whole IPv6 network of 64 bits.
-fn client(peer: IpAddr) -> IpAddr {
+pub fn client(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::kinds::Vendor;
+use crate::config::MAX_REQUESTS_PER_MINUTE;
 
 /// The settings' lines for a provider at `home` (`http://host:port`), whose key is in the variable `key`. An attempt may
 /// take `deadline_secs`, and is asked about every `poll_ms`.
@@ -52,9 +53,11 @@ pub(super) fn settings(data: &Path, home: &str) -> String {
     format!(
         "data_dir = {data:?}\n\
          [engine]\npoll_ms = 50\n\
+         [limits]\ndefault_requests_per_minute = {most}\ndefault_requests_per_minute_per_key = {most}\n\
          [scheduler]\ntick_ms = 20\ncool_down_secs = 1\nmax_cool_down_secs = 1\nprobe_secs = 1\n\
          [storage]\nmax_video_bytes = 67108864\n\
          [attempts]\nlookup_settle_secs = 3\nlookup_pause_ms = 500\nsubmit_timeout_secs = 8\ndownload_timeout_secs = 8\n{}",
-        accounts_and_models(home, "BENCH_KEY", (15, 1000))
+        accounts_and_models(home, "BENCH_KEY", (15, 1000)),
+        most = MAX_REQUESTS_PER_MINUTE,
     )
 }

@@ -42,6 +42,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at something that announces nothing.
 const GLANCE: Duration = Duration::from_millis(10);
 const MASTER_KEY: &str = "5f1d0c4b7a29e8863344556677889900aabbccddeeff00112233445566778899";
+/// Tests ask as often as they like.
+const UNLIMITED: &str = "default_requests_per_minute = 1000000\ndefault_requests_per_minute_per_key = 1000000\n\
+                         failed_keys_per_minute = 1000000";
 const PROVIDER_KEY: &str = "emulator-key";
 const PROVIDER_KEY_VARIABLE: &str = "EMULATOR_KEY";
 /// The secret of the callbacks of a project, and the variable that holds it.
@@ -77,6 +80,8 @@ pub struct TestSettings {
     /// Further lines of the section `[attempts]`.
     pub more_attempts: &'static str,
     pub sweep_secs: u64,
+    /// Lines of the section `[limits]`: how many requests are answered.
+    pub limits: &'static str,
     /// The lines of the section `[http]`.
     pub http: &'static str,
     /// Where videos are stored; a directory of the test's own when absent.
@@ -113,6 +118,7 @@ impl Default for TestSettings {
             more_account: "",
             more_attempts: "",
             sweep_secs: 1,
+            limits: UNLIMITED,
             http: "",
             storage: None,
             more_storage: String::new(),
@@ -164,8 +170,8 @@ impl Drop for TestApp {
 }
 
 fn settings_text(accounts: [(&str, &Emulator); 2], dir: &Path, settings: &TestSettings) -> String {
-    let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, sweep_secs, http, .. } =
-        settings;
+    let TestSettings { slots, max_body_bytes, webhook_timeout_secs, submit_timeout_secs, sweep_secs, .. } = settings;
+    let TestSettings { limits, http, .. } = settings;
     let mut text = format!(
         r#"
 data_dir = "{data}"
@@ -190,6 +196,7 @@ lease_ttl_ms = 1500
 tick_ms = 10
 
 [limits]
+{limits}
 max_body_bytes = {max_body_bytes}
 
 [http]
