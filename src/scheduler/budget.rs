@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::pace::{Paces, Place, UNLIMITED};
-use super::release::OpenLane;
+use super::lane::OpenLane;
+use super::pace::{Paces, Place, ShareTurns, UNLIMITED};
 use super::routes::{Blocked, OpenRoute, OpenRoutes};
 use super::rules::Rules;
-use super::turns::Subject;
+use super::subject::Subject;
 use crate::domain::{TenantId, WaitingReason};
 
 /// How long a worker may use the turn of a lane whose videos start from images: those have to be got first.
@@ -56,14 +56,6 @@ enum Room {
     Full(WaitingReason),
     /// Its one probe of this round is taken: as if it were shut.
     Probed(WaitingReason),
-}
-
-/// Whose turns the videos of a share use, and how long they are valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ShareTurns {
-    pub(super) subjects: Vec<Subject>,
-    pub(super) places: Vec<Place>,
-    pub(super) valid: Duration,
 }
 
 impl<'a> Budget<'a> {

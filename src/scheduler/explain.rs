@@ -7,10 +7,12 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
 
+use super::lane::OpenLane;
 use super::release;
 use super::routes::OpenRoutes;
 use super::rules::Rules;
-use super::turns::{self, Subject};
+use super::subject::Subject;
+use super::turns;
 use super::window::Window;
 use super::{AccountLimits, RoutePlan};
 use crate::accounts;
@@ -99,7 +101,7 @@ pub async fn explain(db: &Database, asked: &Asked<'_>) -> Result<Option<Explanat
     let rules = Rules { plan: asked.plan, limits: &limits };
     let open = OpenRoutes::new(&rules, &accounts, under_way.today);
     let windows = turns::windows(conn, under_way.now).await?;
-    let busy = |is_it: &dyn Fn(&release::OpenLane) -> bool| -> i64 {
+    let busy = |is_it: &dyn Fn(&OpenLane) -> bool| -> i64 {
         lanes.iter().filter(|lane| is_it(lane)).map(|lane| i64::from(lane.in_flight)).sum()
     };
     let view = View { limits: &limits, windows: &windows };

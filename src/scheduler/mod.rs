@@ -14,12 +14,14 @@
 
 mod budget;
 mod explain;
+mod lane;
 mod leader;
 mod pace;
 mod release;
 mod round_robin;
 mod routes;
 mod rules;
+mod subject;
 mod turns;
 mod watch;
 mod window;
@@ -47,8 +49,10 @@ use rules::Rules;
 use watch::Watch;
 
 pub use explain::{Asked, Explanation, RouteState, RuleState, Source, explain};
-pub use release::{OpenLane, WAKE_CHANNEL, wake};
-pub use turns::{Subject, UnusedTurn, give_back as give_turns_back};
+pub use lane::OpenLane;
+pub use release::{WAKE_CHANNEL, wake};
+pub use subject::Subject;
+pub use turns::{UnusedTurn, give_back as give_turns_back};
 
 /// Videos released or running at each account, by its name.
 ///

@@ -7,10 +7,11 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-use super::turns::Subject;
+use super::subject::Subject;
 use super::window::Window;
 
 /// The rate of whatever nobody limited: its turns are only counted.
@@ -83,6 +84,14 @@ impl Pace {
 
 /// Where a subject's pace is, during one round.
 pub(super) type Place = usize;
+
+/// Whose turns the videos of a share use, and how long they are valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ShareTurns {
+    pub(super) subjects: Vec<Subject>,
+    pub(super) places: Vec<Place>,
+    pub(super) valid: Duration,
+}
 
 /// The paces of the present leader.
 #[derive(Default)]

@@ -8,32 +8,14 @@ use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::budget::ShareTurns;
+use super::lane::OpenLane;
+use super::pace::ShareTurns;
 use super::turns::{self, Turns};
 use super::{Route, leader};
 use crate::accounts;
 use crate::db::{self, Database};
 use crate::domain::{BatchId, TenantId, VideoId};
 use crate::engine::queue;
-
-/// A batch's videos of one model, with its tenant's limits, while any of them is unsettled.
-#[derive(Clone, Debug)]
-pub struct OpenLane {
-    pub batch: BatchId,
-    pub model: String,
-    pub tenant: TenantId,
-    /// Waiting and not in back-off; none of a batch of which nothing more is to begin.
-    pub eligible: i32,
-    pub waiting: i32,
-    /// Released or running.
-    pub in_flight: i32,
-    pub videos_per_minute: i32,
-    pub max_in_flight: i32,
-    /// The batch's own pace.
-    pub batch_per_minute: Option<i32>,
-    /// Whether any of its videos starts from an image.
-    pub with_images: bool,
-}
 
 /// Videos of a lane that avoid an account, because it is to blame for the end of their last attempt.
 #[derive(Clone, Debug)]

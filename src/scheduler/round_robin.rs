@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::budget::Budget;
-use super::release::{Avoiding, OpenLane, Part, Share};
+use super::lane::OpenLane;
+use super::release::{Avoiding, Part, Share};
 use crate::domain::{TenantId, WaitingReason};
 
 /// What a part of a lane wants, and what it got by route.
@@ -166,8 +167,9 @@ mod tests {
     use crate::accounts::Account;
     use crate::domain::{BatchId, TenantId, WaitingReason};
     use crate::limits::{Limits, Rule, Scope};
+    use crate::scheduler::lane::OpenLane;
     use crate::scheduler::pace::Paces;
-    use crate::scheduler::release::{Avoiding, OpenLane};
+    use crate::scheduler::release::Avoiding;
     use crate::scheduler::routes::OpenRoutes;
     use crate::scheduler::rules::Rules;
     use crate::scheduler::{AccountLimits, ModelRoutes, Route, RoutePlan};

@@ -1,6 +1,6 @@
 //! What limits hold in a round: those that somebody set, else the settings', else what a tenant was made with.
 
-use super::release::OpenLane;
+use super::lane::OpenLane;
 use super::{AccountLimits, RoutePlan};
 use crate::limits::{Limits, Rule, Scope};
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::release::OpenLane;
+use super::lane::OpenLane;
 use super::routes::{Blocked, OpenRoutes};
 use crate::db::{self, Database};
 use crate::domain::{BatchId, WaitingReason};

@@ -75,6 +75,8 @@ pub struct TestSettings {
     pub max_body_bytes: usize,
     pub webhook_timeout_secs: u64,
     pub submit_timeout_secs: u64,
+    /// After so long without a heartbeat a worker is taken for dead.
+    pub dead_after_ms: u64,
     /// Further lines of every provider account.
     pub more_account: &'static str,
     /// Further lines of the section `[attempts]`.
@@ -115,6 +117,7 @@ impl Default for TestSettings {
             max_body_bytes: 4 << 20,
             webhook_timeout_secs: 5,
             submit_timeout_secs: 5,
+            dead_after_ms: 2_000,
             more_account: "",
             more_attempts: "",
             sweep_secs: 1,
@@ -185,7 +188,7 @@ filter = "info"
 [engine]
 slots = {slots}
 heartbeat_ms = 200
-dead_after_ms = 2000
+dead_after_ms = {dead_after_ms}
 poll_ms = 20
 sweep_secs = {sweep_secs}
 webhook_slots = 8
@@ -223,6 +226,7 @@ submit_timeout_secs = {submit_timeout_secs}
         more_storage = settings.more_storage,
         more_attempts = settings.more_attempts,
         private = settings.allow_private_webhooks,
+        dead_after_ms = settings.dead_after_ms,
     );
     for (name, emulator) in accounts {
         text.push_str(&format!(
