@@ -557,7 +557,12 @@ async fn files_are_kept_for_the_tenants_time_and_then_deleted_while_the_money_st
 pub fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     let (mut found, mut waiting) = (vec![], vec![directory.to_owned()]);
     while let Some(next) = waiting.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
+        let entries = match std::fs::read_dir(&next) {
+            // a purge removed it while we looked
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && next != directory => continue,
+            entries => entries.unwrap(),
+        };
+        for entry in entries {
             let path = entry.unwrap().path();
             if path.is_dir() { waiting.push(path) } else { found.push(path) }
         }
