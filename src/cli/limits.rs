@@ -299,7 +299,8 @@ fn tell(changed: &[(LimitKey, Changed)], as_json: bool) -> String {
     }
     let shown = |row: &Option<Value>| match row {
         Some(row) => {
-            let until = row["expires_at"].as_str().map(|until| format!(" until {until}")).unwrap_or_default();
+            let until = row["expires_at"].as_str().and_then(|until| DateTime::parse_from_rfc3339(until).ok());
+            let until = until.map(|until| format!(" until {}", moment(until.to_utc()))).unwrap_or_default();
             format!("{}{until}", amount(row["value"].as_i64().unwrap_or_default()))
         }
         None => "not set".to_owned(),
@@ -370,6 +371,9 @@ fn report(found: &Explanation) -> String {
     text.push_str(&match found.next_free {
         Some(at) if at <= Utc::now() => "\nno limit is in the way now".to_owned(),
         Some(at) => format!("\nno limit is in the way from {}", moment(at)),
+        None if found.routes.is_empty() => {
+            "\nthese settings lead the model to no account, so nothing is said of its routes".to_owned()
+        }
         None => "\nsomething is full or shut, and nobody knows until when".to_owned(),
     });
     text

@@ -66,6 +66,8 @@ pub(in crate::cli) struct Batch {
     #[serde(default)]
     pub(in crate::cli) metadata: BTreeMap<String, String>,
     pub(in crate::cli) videos_per_minute: Option<u32>,
+    pub(in crate::cli) complete_by: Option<DateTime<Utc>>,
+    pub(in crate::cli) cancelled_at: Option<DateTime<Utc>>,
     pub(in crate::cli) created_at: DateTime<Utc>,
     pub(in crate::cli) started_at: Option<DateTime<Utc>>,
     pub(in crate::cli) finished_at: Option<DateTime<Utc>>,

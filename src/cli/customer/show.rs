@@ -90,6 +90,12 @@ pub(super) fn summary(batch: &Batch, failed: &[FailedFor]) -> String {
     if let Some(reason) = &batch.waiting_reason {
         add("waits for", waiting_words(reason));
     }
+    if let Some(at) = batch.cancelled_at {
+        add("cancelled", moment(at));
+    }
+    if let Some(at) = batch.complete_by {
+        add("until", format!("{}; what has not begun by then is refunded", moment(at)));
+    }
     add("credits", money_words(&batch.credits));
     add("submitted", moment(batch.created_at));
     add("key", plain(&batch.request_id));
