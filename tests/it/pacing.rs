@@ -74,7 +74,9 @@ async fn no_minute_holds_more_starts_than_the_limit_and_few_less_whoever_leads()
     let (most, per_minute) = (book.busiest_window(60_000, None), started as f64 * 60_000.0 / watched_ms as f64);
     println!("at most {most} starts in a minute, {per_minute:.1} a minute in {watched:?}", watched = watched());
     assert!(most <= 60, "{most} starts in a minute");
-    assert!(per_minute >= 57.0, "only {per_minute:.1} starts a minute");
+    // in a short time a blow to the leader weighs more
+    let least = if watched() >= Duration::from_secs(600) { 57.0 } else { 50.0 };
+    assert!(per_minute >= least, "only {per_minute:.1} starts a minute");
     assert_eq!(
         app.count("select coalesce(max(attempts_made), 0)::bigint from videos where state = 'waiting'").await,
         0
@@ -131,11 +133,15 @@ async fn a_changed_limit_holds_at_once_and_grants_no_second_burst() {
     customer.order(&order_of(300, "frame")).await;
     let started = async || app.emulator.book().creates.len();
     app.until("a few start", async || started().await >= 6).await;
-    let before = started().await;
+    let (before, since) = (started().await, Instant::now());
     limit(&app, &[&tenant, "videos_per_minute=240", "--for", "1h"]).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let faster = started().await - before;
-    assert!((10..=30).contains(&faster), "{faster} starts in three seconds of 240 a minute");
+    // twice the rate while there are turns left in the minute, and no burst
+    let (faster, most) = (started().await - before, 8.0 * since.elapsed().as_secs_f64() + 2.0);
+    assert!(
+        faster >= 10 && faster as f64 <= most,
+        "{faster} starts in three seconds of 240 a minute, more than {most}"
+    );
     limit(&app, &[&tenant, "videos_per_minute=20", "--for", "2h"]).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = started().await;
