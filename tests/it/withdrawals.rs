@@ -11,8 +11,8 @@ use crate::app::client::{Answer, BATCHES, Customer, order_of};
 use crate::app::{API_AND_SCHEDULER, TestApp, TestSettings};
 
 const PRICE: i64 = 61;
-/// From the cancellation to the last refund of what had not begun. Two seconds are promised; a busy machine gets more.
-const WITHDRAWN_WITHIN: Duration = Duration::from_secs(6);
+/// Promised from the cancellation to the last refund of what had not begun.
+const WITHDRAWN_WITHIN: Duration = Duration::from_secs(2);
 
 async fn cancel(customer: &Customer, id: &str) -> Answer {
     customer.call(Method::POST, &format!("{BATCHES}/{id}/cancel"), &[], None).await
