@@ -22,6 +22,7 @@ pub(super) struct Budget<'a> {
     /// What those are told for whom nothing is left.
     spent: WaitingReason,
     tenants: HashMap<TenantId, i64>,
+    weights: HashMap<TenantId, u32>,
     /// Videos that a limited model still takes.
     models: HashMap<&'a str, i64>,
     accounts: HashMap<&'a str, AtAccount>,
@@ -44,6 +45,8 @@ struct AtAccount {
 /// The paces of a lane other than its account's.
 #[derive(Default)]
 struct Paced {
+    /// Nothing of the lane is to begin.
+    paused: bool,
     subjects: Vec<Subject>,
     places: Vec<Place>,
     with_images: bool,
@@ -69,6 +72,7 @@ impl<'a> Budget<'a> {
         paces: &'a mut Paces,
     ) -> Budget<'a> {
         let mut tenants: HashMap<TenantId, i64> = HashMap::new();
+        let mut weights: HashMap<TenantId, u32> = HashMap::new();
         let mut models: HashMap<&'a str, i64> = HashMap::new();
         let mut accounts: HashMap<&'a str, AtAccount> = HashMap::new();
         let mut paced = Vec::with_capacity(lanes.len());
@@ -80,10 +84,12 @@ impl<'a> Budget<'a> {
             if let Some(at_once) = model_at_once {
                 *models.entry(&lane.model).or_insert(i64::from(at_once)) -= i64::from(lane.in_flight);
             }
-            if lane.eligible == 0 {
-                paced.push(Paced::default());
+            let paused = rules.paused(lane);
+            if lane.eligible == 0 || paused {
+                paced.push(Paced { paused, ..Paced::default() });
                 continue;
             }
+            weights.entry(lane.tenant).or_insert_with(|| rules.weight(lane.tenant));
             let limits = [
                 Some((Subject::Tenant(lane.tenant), per_minute)),
                 // counted whether it is limited or not: a limit that is set knows the minute before
@@ -95,7 +101,7 @@ impl<'a> Budget<'a> {
                 .flatten()
                 .map(|(subject, rate)| (subject.clone(), paces.place(&subject, rate)))
                 .unzip();
-            let paced_lane = Paced { subjects, places, with_images: lane.with_images };
+            let paced_lane = Paced { paused: false, subjects, places, with_images: lane.with_images };
             let mut want = |place: Place| {
                 let sum = wanted.entry(place).or_default();
                 *sum = sum.saturating_add(lane.waiting.unsigned_abs());
@@ -114,7 +120,7 @@ impl<'a> Budget<'a> {
             }
         }
         let spent = if videos == 0 { WaitingReason::NoWorker } else { WaitingReason::Queued };
-        Budget { videos, spent, tenants, models, accounts, paced, wanted, routes, paces, valid }
+        Budget { videos, spent, tenants, weights, models, accounts, paced, wanted, routes, paces, valid }
     }
 
     pub(super) fn is_spent(&self) -> bool {
@@ -124,6 +130,15 @@ impl<'a> Budget<'a> {
     /// Why whoever wants more when nothing is left waits.
     pub(super) fn spent(&self) -> WaitingReason {
         self.spent
+    }
+
+    /// Whether the `at`th lane is paused.
+    pub(super) fn is_paused(&self, at: usize) -> bool {
+        self.paced.get(at).is_some_and(|paced| paced.paused)
+    }
+
+    pub(super) fn weight(&self, tenant: TenantId) -> u32 {
+        self.weights.get(&tenant).copied().unwrap_or(1)
     }
 
     pub(super) fn routes(&self) -> &'a OpenRoutes<'a> {

@@ -19,4 +19,6 @@ pub struct OpenLane {
     pub batch_per_minute: Option<i32>,
     /// Whether any of its videos starts from an image.
     pub with_images: bool,
+    /// The customer paused its batch.
+    pub paused: bool,
 }

@@ -13,9 +13,12 @@
 //! against an account.
 
 mod budget;
+mod durations;
 mod explain;
+mod forecast;
 mod lane;
 mod leader;
+mod outlook;
 mod pace;
 mod release;
 mod round_robin;
@@ -29,7 +32,7 @@ mod window;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +44,7 @@ use crate::limits::{self, Limits};
 use crate::metrics;
 use budget::Budget;
 use leader::Leadership;
+use outlook::{Outlook, Present};
 use pace::Paces;
 use release::{Released, Share};
 use round_robin::{Rotation, Shared};
@@ -50,6 +54,7 @@ use watch::Watch;
 
 pub use explain::{Asked, Explanation, RouteState, RuleState, Source, explain};
 pub use lane::OpenLane;
+pub use outlook::{Estimate, estimate};
 pub use release::{WAKE_CHANNEL, wake};
 pub use subject::Subject;
 pub use turns::{UnusedTurn, give_back as give_turns_back};
@@ -141,6 +146,7 @@ pub struct Scheduler {
     turns: TurnsKnown,
     rotation: Rotation,
     watch: Watch,
+    outlook: Outlook,
 }
 
 /// What this leader knows of the turns in the database.
@@ -193,8 +199,8 @@ impl Scheduler {
     pub fn new(db: Database, settings: SchedulerSettings, plan: Live<RoutePlan>) -> Scheduler {
         let leadership = Leadership::new("scheduler", settings.lease_ttl);
         let (limits, paces, turns) = (Limits::default(), Paces::default(), TurnsKnown::nothing());
-        let (rotation, watch) = (Rotation::default(), Watch::default());
-        Scheduler { db, settings, plan, leadership, limits, paces, turns, rotation, watch }
+        let (rotation, watch, outlook) = (Rotation::default(), Watch::default(), Outlook::default());
+        Scheduler { db, settings, plan, leadership, limits, paces, turns, rotation, watch, outlook }
     }
 
     /// Leads whenever the lease is to be had, until `stop`.
@@ -239,6 +245,7 @@ impl Scheduler {
             tracing::info!(epoch = self.leadership.epoch(), "leading the scheduler");
             self.turns = TurnsKnown::nothing();
             self.watch.forget();
+            self.outlook.forget();
         }
         let started = Instant::now();
         let round = self.round().await?;
@@ -252,6 +259,7 @@ impl Scheduler {
         let waiting: i64 = lanes.iter().map(|lane| i64::from(lane.waiting)).sum();
         let in_flight: i64 = lanes.iter().map(|lane| i64::from(lane.in_flight)).sum();
         metrics::videos_open(waiting, in_flight);
+        self.outlook.learn(&mut conn, &lanes).await?;
         if waiting == 0 {
             self.watch.forget();
             return Ok(Round { waiting, released: 0 });
@@ -272,9 +280,13 @@ impl Scheduler {
             false => release::avoiding(&mut conn, &choices, i64::from(self.settings.wave)).await?,
         };
         let dead_after_ms = i64::try_from(self.settings.worker_dead_after.as_millis()).unwrap_or(i64::MAX);
-        let slots = queue::living_slots(&mut conn, queue::names::GENERATE, dead_after_ms).await? - in_flight;
+        let slots = queue::living_slots(&mut conn, queue::names::GENERATE, dead_after_ms).await?;
         drop(conn);
-        let videos = u32::try_from(slots.max(0)).unwrap_or(u32::MAX).min(self.settings.wave);
+        let now = DateTime::from_timestamp_micros(under_way.now).unwrap_or_default();
+        let (at_accounts, paces) = (&under_way.at_accounts, &self.paces);
+        let present = Present { lanes: &lanes, rules: &rules, routes: &routes, paces, at_accounts, slots, now };
+        self.outlook.tell(&self.db, &present).await;
+        let videos = u32::try_from((slots - in_flight).max(0)).unwrap_or(u32::MAX).min(self.settings.wave);
         let videos = (videos, self.turns.valid);
         let mut budget = Budget::new(videos, &lanes, &under_way.at_accounts, (&rules, &routes), &mut self.paces);
         let Shared { shares, waiting: reasons } = self.rotation.share(&lanes, &avoiding, &mut budget);
@@ -286,6 +298,7 @@ impl Scheduler {
         let leader = (self.leadership.holder(), epoch);
         let released = release::release(&self.db, leader, &shares, self.settings.probe).await?;
         self.count_turns(&shares, &released);
+        self.outlook.begin(&released);
         metrics::videos_released(released.total().into());
         Ok(Round { waiting, released: released.total() as usize })
     }
@@ -302,6 +315,7 @@ impl Scheduler {
         self.turns.adapt(came_back);
         if self.turns.forgotten_at.elapsed() >= TURNS_FORGOTTEN_EVERY {
             turns::forget(conn).await?;
+            outlook::forget_ended(conn).await?;
             self.turns.forgotten_at = Instant::now();
         }
         self.paces.begin(now);

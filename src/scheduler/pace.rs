@@ -141,6 +141,11 @@ impl Paces {
         place
     }
 
+    /// Turns of a subject that count now.
+    pub(super) fn used(&self, subject: &Subject) -> u32 {
+        self.places.get(subject).and_then(|place| self.paces.get(*place)).map_or(0, |pace| pace.window.used())
+    }
+
     /// Takes a turn of all, or of none.
     ///
     /// # Errors

@@ -127,7 +127,7 @@ pub(super) async fn listen(db: Database, woken: mpsc::Sender<()>, stop: Cancella
     }
 }
 
-/// Every lane with unsettled videos, by tenant and age.
+/// Every lane with unsettled videos, by tenant, and within a tenant what goes first first: by priority and age.
 pub(super) async fn open_lanes(conn: &mut PgConnection) -> Result<Vec<OpenLane>, sqlx::Error> {
     sqlx::query_as!(
         OpenLane,
@@ -135,10 +135,10 @@ pub(super) async fn open_lanes(conn: &mut PgConnection) -> Result<Vec<OpenLane>,
                case when l.waiting = 0 or b.cancelled_at is not null or b.complete_by <= now() then 0 else l.waiting - (select count(*) from videos v
                    where v.batch_id = l.batch_id and v.model = l.model and v.eligible_at > now())::integer end as "eligible!",
                l.total - l.waiting - l.settled as "in_flight!", t.videos_per_minute, t.max_in_flight,
-               l.videos_per_minute as batch_per_minute, l.with_images
+               l.videos_per_minute as batch_per_minute, l.with_images, b.paused_at is not null as "paused!"
            from batch_lanes l join tenants t on t.id = l.tenant_id join batches b on b.id = l.batch_id
            where not l.closed
-           order by l.tenant_id, l.batch_id, l.model"#,
+           order by l.tenant_id, l.priority desc, l.batch_id, l.model"#,
     )
     .fetch_all(conn)
     .await

@@ -1,7 +1,10 @@
-//! Who gets the free slots: deficit round robin over tenants, the oldest batch first within a tenant; and which of the open
-//! routes each video takes. Pure but for the turns that it takes from the limiters.
+//! Who gets the free slots: weighted deficit round robin over tenants, within a tenant by priority and age; and which of the
+//! open routes each video takes. Pure but for the turns that it takes from the limiters.
+//!
+//! Always holds: of tenants that want more than there is, each gets videos in proportion to its weight, over rounds of any
+//! size; who wants nothing, or may not have more, saves nothing up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::budget::Budget;
 use super::lane::OpenLane;
@@ -27,13 +30,14 @@ impl Demand<'_> {
 }
 
 /// The parts of the lanes that have eligible videos, tenant by tenant; what is tried again comes first.
-fn demands<'l>(lanes: &'l [OpenLane], avoiding: &[Avoiding]) -> Vec<Vec<Demand<'l>>> {
+fn demands<'l>(lanes: &'l [OpenLane], avoiding: &[Avoiding], budget: &Budget<'_>) -> Vec<Vec<Demand<'l>>> {
     let mut parts: HashMap<(crate::domain::BatchId, &str), Vec<&Avoiding>> = HashMap::new();
     for part in avoiding {
         parts.entry((part.batch, &part.model)).or_default().push(part);
     }
     let mut tenants: Vec<Vec<Demand<'l>>> = Vec::new();
-    for (at, lane) in lanes.iter().enumerate().filter(|(_, lane)| lane.eligible > 0) {
+    let wants = |(at, lane): &(usize, &OpenLane)| lane.eligible > 0 && !budget.is_paused(*at);
+    for (at, lane) in lanes.iter().enumerate().filter(wants) {
         let demand = |part, videos: i32| {
             let videos = videos.max(0).unsigned_abs();
             Demand { lane, at, part, videos, taken: BTreeMap::new(), refused: None }
@@ -66,44 +70,65 @@ pub(super) struct Shared {
 /// Where the next round begins.
 #[derive(Default)]
 pub(super) struct Rotation {
-    /// The tenant that was served last.
+    /// The tenant that had its turn last.
     last: Option<TenantId>,
+    /// What tenants that want more have left of their quanta, in videos: less than one.
+    deficits: HashMap<TenantId, f64>,
 }
 
-/// Turns a tenant gets before the next one's are counted. Small enough to be fair in a small wave, large enough that a
-/// wave of thousands needs few passes.
-const QUANTUM: u32 = 8;
+/// The quantum of the heaviest tenant that wants more, in videos; others get less by their weights. One: whoever begins to
+/// want something gets the next slot or the one after, and not the one after eight of somebody else.
+const QUANTUM: f64 = 1.0;
+/// Thirds do not add up to one.
+const ROUNDING: f64 = 1e-9;
 
 impl Rotation {
     /// Shares the budget among the lanes (ordered by tenant, then batch). Every tenant with waiting videos gets a quantum
     /// in turn; what it cannot use goes to the others.
     pub(super) fn share(&mut self, lanes: &[OpenLane], avoiding: &[Avoiding], budget: &mut Budget<'_>) -> Shared {
-        let mut tenants = demands(lanes, avoiding);
+        let mut tenants = demands(lanes, avoiding, budget);
         let first = tenants.iter().position(|queue| Some(queue[0].lane.tenant) > self.last).unwrap_or(0);
         tenants.rotate_left(first);
         let mut hungry: Vec<usize> = (0..tenants.len()).collect();
+        let weights: Vec<f64> = tenants.iter().map(|queue| budget.weight(queue[0].lane.tenant).into()).collect();
+        let mut deficits: HashMap<TenantId, f64> = HashMap::new();
         while !budget.is_spent() && !hungry.is_empty() {
+            let heaviest = hungry.iter().map(|at| weights[*at]).fold(1.0, f64::max);
             hungry.retain(|at| {
-                let used = serve(&mut tenants[*at], QUANTUM, budget);
-                if used > 0 {
-                    self.last = Some(tenants[*at][0].lane.tenant);
+                if budget.is_spent() {
+                    return true;
                 }
-                used == QUANTUM
+                let tenant = tenants[*at][0].lane.tenant;
+                let saved = self.deficits.remove(&tenant).unwrap_or_default();
+                let deficit = deficits.remove(&tenant).unwrap_or(saved) + QUANTUM * weights[*at] / heaviest;
+                let turns = (deficit + ROUNDING).floor();
+                let used = serve(&mut tenants[*at], turns as u32, budget);
+                self.last = Some(tenant);
+                let wants_more = f64::from(used) >= turns;
+                if wants_more {
+                    deficits.insert(tenant, deficit - turns);
+                }
+                wants_more
             });
         }
+        // of those that did not have their turn in this round
+        let present: HashSet<TenantId> = tenants.iter().map(|queue| queue[0].lane.tenant).collect();
+        self.deficits.retain(|tenant, _| present.contains(tenant));
+        self.deficits.extend(deficits);
         let shares = tenants.iter().flatten().flat_map(|demand| shares(demand, budget)).collect();
-        Shared { shares, waiting: waiting(lanes, &tenants, budget.spent()) }
+        Shared { shares, waiting: waiting(lanes, &tenants, budget) }
     }
 }
 
 /// Why videos wait on. Those that got what they wanted are on their way; what else waits in their lanes is in back-off.
-fn waiting(lanes: &[OpenLane], tenants: &[Vec<Demand<'_>>], spent: WaitingReason) -> BTreeMap<usize, WaitingReason> {
+fn waiting(lanes: &[OpenLane], tenants: &[Vec<Demand<'_>>], budget: &Budget<'_>) -> BTreeMap<usize, WaitingReason> {
     let waits = lanes.iter().enumerate().filter(|(_, lane)| lane.waiting > 0);
-    let mut reasons: BTreeMap<usize, WaitingReason> = waits.map(|(at, _)| (at, WaitingReason::BackOff)).collect();
+    let at_first = |at| if budget.is_paused(at) { WaitingReason::Paused } else { WaitingReason::BackOff };
+    let mut reasons: BTreeMap<usize, WaitingReason> = waits.map(|(at, _)| (at, at_first(at))).collect();
     // backwards, so that the first part of a lane has the last word
     for demand in tenants.iter().flatten().rev() {
         if demand.wants_more() {
-            reasons.insert(demand.at, demand.refused.unwrap_or(spent));
+            reasons.insert(demand.at, demand.refused.unwrap_or(budget.spent()));
         } else if demand.videos > 0 && demand.lane.eligible == demand.lane.waiting {
             reasons.entry(demand.at).and_modify(|reason| {
                 if *reason == WaitingReason::BackOff {
@@ -213,6 +238,7 @@ mod tests {
             max_in_flight: 1_000,
             batch_per_minute: None,
             with_images: false,
+            paused: false,
         }
     }
 
@@ -355,23 +381,87 @@ mod tests {
         assert!(shares(&[lane(tenant, 50, 0)], 100, &RoutePlan::default()).is_empty());
     }
 
+    /// Who is served in rounds of so many videos each.
+    fn rounds(lanes: &[OpenLane], limits: &Limits, sizes: impl Iterator<Item = u32>) -> Vec<(TenantId, u32)> {
+        let (plan, mut rotation, mut served) = (plan(1_000_000), Rotation::default(), Vec::new());
+        for size in sizes {
+            let mut paces = Paces::default();
+            let rules = Rules { plan: &plan, limits };
+            let routes = OpenRoutes::new(&rules, &[], TODAY);
+            let mut budget =
+                Budget::new((size, Duration::from_secs(2)), lanes, &HashMap::new(), (&rules, &routes), &mut paces);
+            let shares = rotation.share(lanes, &[], &mut budget).shares;
+            served.extend(of_tenants(lanes, shares));
+        }
+        served
+    }
+
+    fn sorted_tenants<const N: usize>() -> [TenantId; N] {
+        let mut tenants = [(); N].map(|()| TenantId::generate());
+        tenants.sort();
+        tenants
+    }
+
     #[test]
     fn the_next_round_begins_behind_the_tenant_served_last() {
-        let mut tenants = [TenantId::generate(), TenantId::generate(), TenantId::generate()];
-        tenants.sort();
+        let tenants = sorted_tenants::<3>();
         let lanes: Vec<OpenLane> = tenants.iter().map(|tenant| lane(*tenant, 100, 0)).collect();
-        let (plan, mut rotation, mut served) = (plan(10_000), Rotation::default(), Vec::new());
-        for _ in 0..3 {
-            let mut paces = Paces::default();
-            let limits = Limits::default();
-            let rules = Rules { plan: &plan, limits: &limits };
-            let routes = OpenRoutes::new(&rules, &[], TODAY);
-            let videos = (8, Duration::from_secs(2));
-            let mut budget = Budget::new(videos, &lanes, &HashMap::new(), (&rules, &routes), &mut paces);
-            let shares = rotation.share(&lanes, &[], &mut budget).shares;
-            served.extend(of_tenants(&lanes, shares).into_iter().map(|(tenant, _)| tenant));
+        let served = rounds(&lanes, &Limits::default(), [1; 6].into_iter());
+        let names: Vec<TenantId> = served.into_iter().map(|(tenant, _)| tenant).collect();
+        assert_eq!(names, [tenants, tenants].concat());
+    }
+
+    #[test]
+    fn tenants_are_served_by_weight_in_rounds_of_any_size_and_nobody_waits_for_a_whole_quantum() {
+        let [heavy, light, middle] = sorted_tenants::<3>();
+        let lanes = [lane(heavy, 100_000, 0), lane(light, 100_000, 0), lane(middle, 100_000, 0)];
+        let (heavy_id, middle_id) = (heavy.bare(), middle.bare());
+        let limits =
+            Limits::of(&[(Scope::Tenant, &heavy_id, Rule::Weight, 7), (Scope::Tenant, &middle_id, Rule::Weight, 2)]);
+        let total = |served: &[(TenantId, u32)], of| -> u32 {
+            served.iter().filter(|(tenant, _)| *tenant == of).map(|(_, videos)| videos).sum()
+        };
+        for sizes in [vec![1; 1_000], vec![3; 400], vec![1_000], vec![5, 1, 17, 2].repeat(40)] {
+            let all: u32 = sizes.iter().sum();
+            let served = rounds(&lanes, &limits, sizes.into_iter());
+            for (tenant, weight) in [(heavy, 7), (light, 1), (middle, 2)] {
+                let (got, wanted) = (total(&served, tenant), all * weight / 10);
+                assert!(got.abs_diff(wanted) <= 2, "{got} of {all} for weight {weight}");
+            }
         }
-        assert_eq!(served, tenants);
+        let served = rounds(&lanes, &limits, [1; 20].into_iter());
+        let first_light = served.iter().position(|(tenant, _)| *tenant == light).unwrap();
+        assert!(first_light <= 10, "{first_light}");
+    }
+
+    #[test]
+    fn a_heavy_tenant_that_wants_nothing_saves_nothing_up_and_slows_nobody() {
+        let [heavy, light] = sorted_tenants::<2>();
+        let heavy_id = heavy.bare();
+        let limits = Limits::of(&[
+            (Scope::Tenant, &heavy_id, Rule::Weight, 1_000),
+            (Scope::Tenant, &heavy_id, Rule::MaxInFlight, 1),
+        ]);
+        let lanes = [lane(heavy, 100, 1), lane(light, 100, 0)];
+        assert_eq!(rounds(&lanes, &limits, [50].into_iter()), [(light, 50)]);
+    }
+
+    #[test]
+    fn what_is_paused_gets_nothing_and_says_so() {
+        let [one, other] = sorted_tenants::<2>();
+        let lanes = [lane(one, 50, 0), lane(other, 50, 0), OpenLane { paused: true, ..lane(other, 50, 0) }];
+        let (tenant, batch) = (one.bare(), lanes[1].batch.bare());
+        let roomy = plan(10_000);
+        let case = |limits: &[(Scope, &str, Rule, u32)]| Case { limits: Limits::of(limits), ..Case::of(&roomy) };
+        let Shared { shares, waiting } = case(&[(Scope::Tenant, &tenant, Rule::Paused, 1)]).share(&lanes, 100);
+        assert_eq!(of_tenants(&lanes, shares), [(other, 50)]);
+        let paused = |at| (at, WaitingReason::Paused);
+        assert_eq!(waiting, [paused(0), (1, WaitingReason::Queued), paused(2)].into());
+        let Shared { shares, waiting } = case(&[(Scope::Batch, &batch, Rule::Paused, 1)]).share(&lanes, 100);
+        assert_eq!((of_tenants(&lanes, shares), waiting[&1]), (vec![(one, 50)], WaitingReason::Paused));
+        let Shared { shares, waiting } = case(&[(Scope::Model, "sora-2", Rule::Paused, 1)]).share(&lanes, 0);
+        assert!(shares.is_empty());
+        assert_eq!(waiting, [paused(0), paused(1), paused(2)].into(), "whether there are slots or not");
     }
 
     /// Three levels and a batch's own pace, each as strict or lax as can be: the strictest of those that are set rules.

@@ -2,7 +2,11 @@
 
 use super::lane::OpenLane;
 use super::{AccountLimits, RoutePlan};
+use crate::domain::TenantId;
 use crate::limits::{Limits, Rule, Scope};
+
+/// The weight of a tenant for whom nobody set any.
+const USUAL_WEIGHT: u32 = 1;
 
 pub(super) struct Rules<'a> {
     pub(super) plan: &'a RoutePlan,
@@ -21,7 +25,25 @@ impl Rules<'_> {
         (value(Rule::VideosPerMinute, seeds.0), value(Rule::MaxInFlight, seeds.1))
     }
 
-    /// The same of a model, where anybody limited it.
+    /// Whether an operator paused the tenant, the model or the batch, or the customer the batch.
+    pub(super) fn paused(&self, lane: &OpenLane) -> bool {
+        let by_operator = || {
+            self.limits.paused(Scope::Tenant, &lane.tenant.bare())
+                || self.limits.paused(Scope::Model, &lane.model)
+                || self.limits.paused(Scope::Batch, &lane.batch.bare())
+        };
+        lane.paused || (!self.limits.is_empty() && by_operator())
+    }
+
+    /// A tenant's weight beside others.
+    pub(super) fn weight(&self, tenant: TenantId) -> u32 {
+        if self.limits.is_empty() {
+            return USUAL_WEIGHT;
+        }
+        self.limits.value_or(Scope::Tenant, &tenant.bare(), Rule::Weight, USUAL_WEIGHT)
+    }
+
+    /// What [`Rules::tenant`] says of a tenant, said of a model, where anybody limited it.
     pub(super) fn model(&self, name: &str) -> (Option<u32>, Option<u32>) {
         let value = |rule| self.limits.get(Scope::Model, name, rule).map(|limit| limit.value);
         (value(Rule::VideosPerMinute), value(Rule::MaxInFlight))
