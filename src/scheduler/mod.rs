@@ -16,6 +16,7 @@ mod budget;
 mod explain;
 mod lane;
 mod leader;
+mod outlook;
 mod pace;
 mod release;
 mod round_robin;
@@ -50,6 +51,7 @@ use watch::Watch;
 
 pub use explain::{Asked, Explanation, RouteState, RuleState, Source, explain};
 pub use lane::OpenLane;
+pub use outlook::{Estimate, estimate};
 pub use release::{WAKE_CHANNEL, wake};
 pub use subject::Subject;
 pub use turns::{UnusedTurn, give_back as give_turns_back};
