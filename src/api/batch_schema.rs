@@ -178,6 +178,11 @@ pub struct VideoBatch {
     pub started_at: Option<DateTime<Utc>>,
     /// When the money was settled.
     pub finished_at: Option<DateTime<Utc>>,
+    /// The batch whose failed videos it holds.
+    pub retry_of: Option<String>,
+    /// The batches that hold failed videos of this one, oldest first. Absent when nothing of it was retried.
+    #[oai(skip_serializing_if_is_empty)]
+    pub retried_by: Vec<String>,
     pub links: VideoBatchLinks,
 }
 
@@ -239,6 +244,8 @@ impl From<BatchView> for VideoBatch {
             created_at: view.created_at,
             started_at: view.started_at,
             finished_at: view.finished_at,
+            retry_of: view.retry_of.map(|id| id.to_string()),
+            retried_by: view.retried_by.iter().map(BatchId::to_string).collect(),
             links: VideoBatchLinks::of(view.id),
         }
     }

@@ -1,4 +1,4 @@
-//! Batches over HTTP: submit one, list them, look at one.
+//! Batches over HTTP: submit one, list them, look at one, cancel it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::limits::JsonBody;
 use super::page::{self, Limit};
 use super::words::Word;
 use super::{ApiState, Topic};
-use crate::batches::{self, AdmissionError, Admitted, Order, Receipt, Wrong};
+use crate::batches::{self, AdmissionError, Admitted, Order, Wrong};
 use crate::domain::{BatchId, BatchStatus, TenantId};
 use crate::idempotency::RequestHash;
 use crate::metrics;
@@ -30,7 +30,7 @@ const LIST: &str = "batches";
 pub struct BatchesApi;
 
 #[derive(ApiResponse)]
-enum Submitted {
+pub(super) enum Submitted {
     /// Accepted: the whole price is frozen and every video will be made, or refunded.
     #[oai(status = 202)]
     Accepted(
@@ -77,13 +77,7 @@ impl BatchesApi {
             return Err(ApiError::empty_body());
         }
         let header_keys = header_keys(headers);
-        match submit(state, caller.0.id, body, header_keys).await? {
-            Admitted::New(receipt) => {
-                metrics::batch_admitted(u64::from(receipt.total), receipt.frozen_credits.get());
-                Ok(accepted(receipt, None))
-            }
-            Admitted::Replayed(receipt) => Ok(accepted(receipt, Some(true))),
-        }
+        Ok(accepted(submit(state, caller.0.id, body, header_keys).await?))
     }
 
     /// List batches
@@ -168,23 +162,41 @@ pub(super) fn no_batch(id: BatchId) -> ApiError {
     ApiError::not_found(format!("there is no batch {id} of this tenant"))
 }
 
-fn accepted(receipt: Receipt, replayed: Option<bool>) -> Submitted {
+/// The answer to a batch that was admitted, which is counted the first time.
+pub(super) fn accepted(admitted: Admitted) -> Submitted {
+    let (receipt, replayed) = match admitted {
+        Admitted::New(receipt) => {
+            metrics::batch_admitted(u64::from(receipt.total), receipt.frozen_credits.get());
+            (receipt, None)
+        }
+        Admitted::Replayed(receipt) => (receipt, Some(true)),
+    };
     let body = VideoBatchAccepted::from(receipt);
     let location = body.links.batch.clone();
     Submitted::Accepted(Json(body), location, replayed)
 }
 
 /// Every idempotency key among the headers, by the header's name.
-fn header_keys(headers: &HeaderMap) -> Vec<(&'static str, String)> {
+pub(super) fn header_keys(headers: &HeaderMap) -> Vec<(&'static str, String)> {
     let values = KEY_HEADERS.iter().flat_map(|name| headers.get_all(*name).iter().map(move |value| (*name, value)));
     values.map(|(name, value)| (name, String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
 }
 
-/// What a body turned out to be.
-enum Read {
-    Order(Arc<Order>),
+/// Why a body is no request.
+pub(super) enum NotValid {
+    NotJson(ApiError),
     /// Not valid today; with its key, if it has one, under which it may have been answered before.
-    Invalid(Vec<Wrong>, Option<(String, RequestHash)>),
+    Wrong(Vec<Wrong>, Option<(String, RequestHash)>),
+    Failed(ApiError),
+}
+
+impl From<NotValid> for ApiError {
+    fn from(not_valid: NotValid) -> ApiError {
+        match not_valid {
+            NotValid::NotJson(error) | NotValid::Failed(error) => error,
+            NotValid::Wrong(wrong, _) => ApiError::invalid_order(wrong),
+        }
+    }
 }
 
 async fn submit(
@@ -193,54 +205,81 @@ async fn submit(
     body: Bytes,
     header_keys: Vec<(&'static str, String)>,
 ) -> Result<Admitted, ApiError> {
-    match read(state, body, header_keys).await? {
-        Read::Order(order) => state.admission.admit(tenant, order).await.map_err(refused),
-        Read::Invalid(wrong, None) => Err(invalid(wrong)),
-        Read::Invalid(mut wrong, Some((key, hash))) => {
-            match state.admission.answered_before(tenant, (&key, &hash)).await {
-                Ok(Some(receipt)) => Ok(Admitted::Replayed(receipt)),
-                Ok(None) => Err(invalid(wrong)),
-                Err(AdmissionError::KeyUsedForOtherContent) => {
-                    wrong.push(key_used());
-                    Err(invalid(wrong))
-                }
-                Err(error) => Err(error.into()),
-            }
-        }
+    match read_order(state, body, header_keys).await {
+        Ok(order) => state.admission.admit(tenant, order).await.map_err(refused),
+        Err(not_valid) => answered_before(state, tenant, not_valid).await,
     }
+}
+
+/// The answer that the same request was given before, although it is not valid today.
+///
+/// # Errors
+/// What is wrong with it, when it was not.
+pub(super) async fn answered_before(
+    state: &ApiState,
+    tenant: TenantId,
+    not_valid: NotValid,
+) -> Result<Admitted, ApiError> {
+    let (mut wrong, key) = match not_valid {
+        NotValid::Wrong(wrong, key) => (wrong, key),
+        NotValid::NotJson(error) => {
+            metrics::batch_refused("invalid");
+            return Err(error);
+        }
+        NotValid::Failed(error) => return Err(error),
+    };
+    let Some((key, hash)) = key else { return Err(invalid(wrong)) };
+    match state.admission.answered_before(tenant, (&key, &hash)).await {
+        Ok(Some(receipt)) => Ok(Admitted::Replayed(receipt)),
+        Ok(None) => Err(invalid(wrong)),
+        Err(AdmissionError::KeyUsedForOtherContent) => {
+            wrong.push(key_used());
+            Err(invalid(wrong))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The order that a body is.
+pub(super) async fn read_order(
+    state: &ApiState,
+    body: Bytes,
+    keys: Vec<(&'static str, String)>,
+) -> Result<Arc<Order>, NotValid> {
+    let (catalogue, limits) = (state.catalogue.get(), state.order_limits);
+    let parse = move |body: &Value, keys: &[(&str, &str)]| {
+        batches::parse(body, keys, limits, (&catalogue, Utc::now()))
+            .map_err(|wrong| NotValid::Wrong(wrong, batches::repeated_request(body, keys)))
+    };
+    read(body, keys, parse).await
 }
 
 /// Parses on a thread of its own: ten thousand items take longer than other requests should wait.
-async fn read(state: &ApiState, body: Bytes, keys: Vec<(&'static str, String)>) -> Result<Read, ApiError> {
-    let (catalogue, limits) = (state.catalogue.get(), state.order_limits);
+pub(super) async fn read<T: Send + Sync + 'static>(
+    body: Bytes,
+    keys: Vec<(&'static str, String)>,
+    parse: impl FnOnce(&Value, &[(&str, &str)]) -> Result<T, NotValid> + Send + 'static,
+) -> Result<Arc<T>, NotValid> {
     let parsing = tokio::task::spawn_blocking(move || {
-        let body: Value = serde_json::from_slice(&body)?;
+        let body: Value =
+            serde_json::from_slice(&body).map_err(|error| NotValid::NotJson(ApiError::not_json(&error)))?;
         let keys: Vec<(&str, &str)> = keys.iter().map(|(name, key)| (*name, key.as_str())).collect();
-        Ok(match batches::parse(&body, &keys, limits, (&catalogue, Utc::now())) {
-            Ok(order) => Read::Order(Arc::new(order)),
-            Err(wrong) => Read::Invalid(wrong, batches::repeated_request(&body, &keys)),
-        })
+        parse(&body, &keys).map(Arc::new)
     });
-    match parsing.await {
-        Ok(Ok(read)) => Ok(read),
-        Ok(Err(error)) => {
-            metrics::batch_refused("invalid");
-            Err(ApiError::not_json(&error))
-        }
-        Err(stopped) => Err(ApiError::internal(format_args!("parsing a body ended early: {stopped}"))),
-    }
+    let stopped = |stopped| ApiError::internal(format_args!("parsing a body ended early: {stopped}"));
+    parsing.await.unwrap_or_else(|error| Err(NotValid::Failed(stopped(error))))
 }
 
-fn invalid(wrong: Vec<Wrong>) -> ApiError {
+pub(super) fn invalid(wrong: Vec<Wrong>) -> ApiError {
     metrics::batch_refused("invalid");
     ApiError::invalid_order(wrong)
 }
 
-fn refused(error: AdmissionError) -> ApiError {
+pub(super) fn refused(error: AdmissionError) -> ApiError {
     match &error {
         AdmissionError::ShortOfCredits { .. } => metrics::batch_refused("credits"),
         AdmissionError::KeyUsedForOtherContent => metrics::batch_refused("key"),
-        AdmissionError::KeyInFlight => metrics::batch_refused("conflict"),
+        AdmissionError::KeyInFlight | AdmissionError::Retry(_) => metrics::batch_refused("conflict"),
         AdmissionError::Images(_) => metrics::batch_refused("invalid"),
         AdmissionError::BrokenAnswer(_) | AdmissionError::Ledger(_) | AdmissionError::Database(_) => {}
     }

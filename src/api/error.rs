@@ -13,6 +13,7 @@ mod cancel;
 mod images;
 mod problems;
 mod rates;
+mod retry;
 #[cfg(test)]
 mod tests;
 
@@ -214,12 +215,10 @@ impl ApiError {
         } else if error.is::<AuthorizationError>() {
             ApiError::unauthorized("the header `X-API-Key` is missing: send your API key in it")
         } else if let Some(error) = error.downcast_ref::<ContentTypeError>() {
-            let sent = match error {
-                ContentTypeError::NotSupported { content_type } => format!("`{content_type}`"),
-                ContentTypeError::ExpectContentType => "missing".to_owned(),
-            };
-            let detail = format!("the header `Content-Type` is {sent}; send `application/json`");
-            ApiError::new(Kind::UnsupportedMediaType, detail)
+            ApiError::not_declared_json(match error {
+                ContentTypeError::NotSupported { content_type } => Some(content_type),
+                ContentTypeError::ExpectContentType => None,
+            })
         } else if let Some(ReadBodyError::Io(error)) = error.downcast_ref() {
             ApiError::body_failed(error)
         } else if error.is::<ReadBodyError>() {
@@ -381,6 +380,7 @@ impl From<AdmissionError> for ApiError {
                 ApiError::new(Kind::KeyInFlight, detail).retry_later()
             }
             AdmissionError::Images(wrong) => ApiError::invalid_order(wrong),
+            AdmissionError::Retry(error) => error.into(),
             AdmissionError::BrokenAnswer(cause) => ApiError::internal(cause),
             AdmissionError::Ledger(error) => error.into(),
             AdmissionError::Database(error) => error.into(),

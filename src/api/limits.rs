@@ -117,6 +117,52 @@ impl<T: Type> ParsePayload for JsonBody<T> {
 
 poem_openapi::impl_apirequest_for_payload!(JsonBody<T>, T: Type);
 
+/// A JSON body that may be left out, and has not been read yet; documented as a `T`.
+pub struct OptionalJsonBody<T> {
+    body: JsonBody<T>,
+    content_type: Option<String>,
+}
+
+impl<T: Type> OptionalJsonBody<T> {
+    /// The whole body; empty when there is none.
+    ///
+    /// # Errors
+    /// As [`JsonBody::read`], and when there is one that is not declared as JSON.
+    pub async fn read(self, max_bytes: usize) -> Result<Bytes, ApiError> {
+        let bytes = self.body.read(max_bytes).await?;
+        let content_type = self.content_type.as_deref();
+        match bytes.is_empty() || content_type.is_some_and(JsonBody::<T>::check_content_type) {
+            true => Ok(bytes),
+            false => Err(ApiError::not_declared_json(content_type)),
+        }
+    }
+}
+
+impl<'a, T: Type> ApiExtractor<'a> for OptionalJsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let content = vec![MetaMediaType { content_type: JsonBody::<T>::CONTENT_TYPE, schema: T::schema_ref() }];
+        Some(MetaRequest { description: None, content, required: false })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<OptionalJsonBody<T>> {
+        let body = JsonBody { raw: RawBody::of(request, body)?, documented: PhantomData };
+        Ok(OptionalJsonBody { body, content_type: request.content_type().map(str::to_owned) })
+    }
+}
+
 /// The bytes of an image that have not been read yet. What it is, the bytes say: its declared type is not believed.
 pub struct ImageBody(RawBody);
 

@@ -25,7 +25,9 @@ mod observe;
 mod operations;
 mod ops;
 mod page;
+mod quotes;
 mod rates;
+mod retries;
 mod server;
 mod videos;
 mod wallet;
@@ -141,6 +143,8 @@ type Api = (
     wallet::WalletApi,
     models::ModelsApi,
     images::ImagesApi,
+    quotes::QuotesApi,
+    retries::RetriesApi,
 );
 
 /// The whole HTTP interface on one screen.
@@ -170,7 +174,16 @@ fn operations(state: ApiState) -> impl Endpoint<Output = Response> + 'static {
 }
 
 fn api() -> Api {
-    (batches::BatchesApi, videos::VideosApi, ledger::LedgerApi, wallet::WalletApi, models::ModelsApi, images::ImagesApi)
+    (
+        batches::BatchesApi,
+        videos::VideosApi,
+        ledger::LedgerApi,
+        wallet::WalletApi,
+        models::ModelsApi,
+        images::ImagesApi,
+        quotes::QuotesApi,
+        retries::RetriesApi,
+    )
 }
 
 fn service() -> OpenApiService<Operations<Api>, ()> {

@@ -115,6 +115,10 @@ struct Video {
     metadata: Option<BTreeMap<String, String>>,
     created_at: DateTime<Utc>,
     finished_at: Option<DateTime<Utc>>,
+    /// In a batch that retries another one: the failed video that it stands for.
+    retry_of: Option<String>,
+    /// The video that stands for it, when it failed and was retried.
+    retried_by: Option<String>,
 }
 
 /// Why a video failed.
@@ -182,6 +186,8 @@ impl Video {
             metadata: metadata(view.metadata),
             created_at: view.created_at,
             finished_at: view.finished_at,
+            retry_of: view.retry_of.map(|id| id.to_string()),
+            retried_by: view.retried_by.map(|id| id.to_string()),
         }
     }
 }

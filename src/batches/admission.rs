@@ -11,6 +11,7 @@ use ulid::Ulid;
 
 use super::faults::Wrong;
 use super::order::Order;
+use super::retry::{self, FailedVideos, RetryError, RetryRequest};
 use super::uploads::{self, UploadsError};
 use crate::db::{ActError, RequestDb};
 use crate::domain::{BatchId, BatchStatus, Credits, ImageSource, TenantId, VideoId};
@@ -36,6 +37,15 @@ pub enum Admitted {
     Replayed(Receipt),
 }
 
+/// What a request for a retry comes to.
+#[derive(Debug)]
+pub enum Retryable {
+    /// These would be ordered.
+    Videos(FailedVideos),
+    /// The same request was answered before.
+    Answered(Receipt),
+}
+
 /// Why an order was not accepted; nothing was frozen and nothing written.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
@@ -47,6 +57,9 @@ pub enum AdmissionError {
     KeyInFlight,
     #[error("the remembered answer cannot be read: {0}")]
     BrokenAnswer(String),
+    /// Of a retry: its batch, or what failed of it, cannot be retried.
+    #[error(transparent)]
+    Retry(RetryError),
     /// Items name images that the tenant does not have, or that do not fit.
     #[error("{} items name images that cannot be used", .0.len())]
     Images(Vec<Wrong>),
@@ -71,6 +84,15 @@ impl From<UploadsError> for AdmissionError {
         match error {
             UploadsError::Wrong(wrong) => AdmissionError::Images(wrong),
             UploadsError::Database(error) => AdmissionError::Database(error),
+        }
+    }
+}
+
+impl From<RetryError> for AdmissionError {
+    fn from(error: RetryError) -> AdmissionError {
+        match error {
+            RetryError::Database(error) => AdmissionError::Database(error),
+            error => AdmissionError::Retry(error),
         }
     }
 }
@@ -108,6 +130,29 @@ impl Admission {
             .await
     }
 
+    /// The failed videos that a request for a retry means, or the answer that the same request was given before.
+    ///
+    /// # Errors
+    /// [`AdmissionError::Retry`], [`AdmissionError::KeyUsedForOtherContent`], or the database's.
+    pub async fn retryable(&self, tenant: TenantId, request: Arc<RetryRequest>) -> Result<Retryable, AdmissionError> {
+        let found = self.db.read(tenant, move |conn| {
+            Box::pin(async move {
+                let failed = retry::failed_videos(conn, tenant, &request).await;
+                // asked after it, so that an answer that was given meanwhile is not taken for somebody else's retry
+                let known = match &request.key {
+                    Some(key) => idempotency::find(conn, tenant, key, &request.hash).await?,
+                    None => None,
+                };
+                match known {
+                    Some(Claimed::Replay(answer)) => Ok(Retryable::Answered(receipt(answer)?)),
+                    Some(_) => Err(AdmissionError::KeyUsedForOtherContent),
+                    None => Ok(Retryable::Videos(failed?)),
+                }
+            })
+        });
+        found.await
+    }
+
     /// The answer that the same request was given before, if it was.
     ///
     /// # Errors
@@ -142,6 +187,7 @@ async fn admit(conn: &mut PgConnection, tenant: TenantId, order: &Order) -> Resu
             Claimed::InFlight => return Err(AdmissionError::KeyInFlight),
         }
     }
+    retry::keep_others_out(conn, tenant, order).await?;
     let batch = BatchId::generate();
     let request_id = order.key.clone().unwrap_or_else(|| format!("req_{}", Ulid::generate()));
     let total = order.items.len() as u32;
@@ -184,8 +230,8 @@ async fn insert_batch(
 ) -> Result<DateTime<Utc>, sqlx::Error> {
     sqlx::query_scalar!(
         "insert into batches (id, tenant_id, total, frozen_credits, request_id, webhook_url, metadata, videos_per_minute,
-             complete_by)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9) returning created_at",
+             complete_by, retry_of)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning created_at",
         batch as BatchId,
         tenant as TenantId,
         order.items.len() as i32,
@@ -195,6 +241,7 @@ async fn insert_batch(
         order.metadata,
         order.videos_per_minute.map(u32::cast_signed),
         order.complete_by,
+        order.retry_of as Option<BatchId>,
     )
     .fetch_one(conn)
     .await
@@ -243,9 +290,9 @@ async fn insert_videos(
         .collect();
     sqlx::query!(
         "insert into videos (batch_id, tenant_id, id, position, model, prompt, seconds, size, custom_id, metadata,
-             price_credits, price_offset, reference_image)
+             price_credits, price_offset, reference_image, retry_of)
          select $1, $2, v.* from unnest($3::text[], $4::int[], $5::text[], $6::text[], $7::int[], $8::text[], $9::text[],
-             $10::jsonb[], $11::bigint[], $12::bigint[], $13::text[]) as v",
+             $10::jsonb[], $11::bigint[], $12::bigint[], $13::text[], $14::text[]) as v",
         batch as BatchId,
         tenant as TenantId,
         &items.iter().map(|_| VideoId::generate().bare()).collect::<Vec<_>>(),
@@ -259,6 +306,7 @@ async fn insert_videos(
         &items.iter().map(|i| i.price.get()).collect::<Vec<_>>(),
         &offsets,
         &items.iter().map(|i| i.reference_image.as_ref().map(ImageSource::stored)).collect::<Vec<_>>() as &[Option<String>],
+        &items.iter().map(|i| i.retries.map(|retried| retried.video.bare())).collect::<Vec<_>>() as &[Option<String>],
     )
     .execute(conn)
     .await?;

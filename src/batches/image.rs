@@ -14,6 +14,8 @@ use crate::providers::catalogue::Model;
 /// The fields of an item.
 pub(super) const IMAGE_URL: &str = "reference_image_url";
 pub(super) const IMAGE: &str = "reference_image";
+/// The field of a retry: other images for some of its videos.
+pub(super) const IMAGES: &str = "reference_images";
 
 /// The image that an item names, if it names one that may be.
 pub(super) fn parse(

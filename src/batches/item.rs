@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::faults::{Faults, refuse_unknown, text};
 use super::image::{self, IMAGE, IMAGE_URL};
-use crate::domain::{Credits, CustomId, ImageSource, Prompt, Size};
+use crate::domain::{Credits, CustomId, ImageSource, Prompt, Size, VideoId};
 use crate::providers::EgressPolicy;
 use crate::providers::catalogue::{Catalogue, Model};
 
@@ -29,6 +29,17 @@ pub struct OrderItem {
     /// That image must have the size of the video.
     pub image_matches_size: bool,
     pub price: Credits,
+    pub retries: Option<Retried>,
+}
+
+/// The failed video that an item orders again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retried {
+    pub video: VideoId,
+    /// Which item of its batch it was, from 0.
+    pub position: u32,
+    /// The retry names another image for it.
+    pub image_is_new: bool,
 }
 
 pub(super) fn parse(
@@ -70,6 +81,7 @@ pub(super) fn parse(
         reference_image,
         image_matches_size: model.reference_image_matches_size,
         price,
+        retries: None,
     })
 }
 

@@ -1,4 +1,4 @@
-//! Batches: what an order means, its admission, and how it is shown.
+//! Batches: what an order means, what it would cost, its admission, its retry, and how it is shown.
 //!
 //! Always holds: an order is wholly valid before anything of it is priced, frozen or written, and all that is wrong with
 //! it is said at once; a batch, its videos, its freeze and its idempotency key are one transaction; whatever is read is
@@ -13,15 +13,19 @@ mod faults;
 mod image;
 mod item;
 mod order;
+mod quote;
+mod retry;
 mod uploads;
 mod view;
 
-pub use admission::{Admission, AdmissionError, Admitted, Receipt};
+pub use admission::{Admission, AdmissionError, Admitted, Receipt, Retryable};
 pub use attempts::{AttemptView, attempts};
 pub use cancel::{CancelError, cancel};
 pub use faults::Wrong;
 pub use item::OrderItem;
 pub use order::{MAX_KEY_CHARS, Order, OrderLimits, parse, repeated_request};
+pub use quote::{Quote, QuoteGroup, quote};
+pub use retry::{FailedVideos, RetryError, RetryRequest, parse_retry, repeated_retry, retry_order};
 pub use view::{
     BatchCounts, BatchView, VideoFailure, VideoOutput, VideoView, batch, batches, output_of, settled_batch, videos,
 };

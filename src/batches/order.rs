@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::faults::{self, Faults, Wrong};
 use super::item::{self, OrderItem};
-use crate::domain::{Credits, CustomId};
+use crate::domain::{BatchId, Credits, CustomId};
 use crate::idempotency::RequestHash;
 use crate::providers::EgressPolicy;
 use crate::providers::catalogue::Catalogue;
@@ -37,6 +37,8 @@ pub struct Order {
     /// The customer's idempotency key, if there is one.
     pub key: Option<String>,
     pub hash: RequestHash,
+    /// The batch whose failed videos these are.
+    pub retry_of: Option<BatchId>,
 }
 
 /// What an order may be.
@@ -73,40 +75,39 @@ pub fn parse(
     let videos_per_minute = videos_per_minute(body, &mut faults);
     let complete_by = complete_by(body, now, &mut faults);
     let items = items(body, limits, (catalogue, today), &mut found);
-    let total = Credits::total(items.iter().map(|item| item.price));
-    match total {
-        Some(total) if found.is_empty() => Ok(Order {
-            items,
-            total,
-            webhook_url,
-            metadata,
-            videos_per_minute,
-            complete_by,
-            key,
-            hash: canonical_hash(body),
-        }),
+    let total = total(&items, found)?;
+    let hash = canonical_hash("", body);
+    Ok(Order { items, total, webhook_url, metadata, videos_per_minute, complete_by, key, hash, retry_of: None })
+}
+
+/// The price of all items, if nothing was found that is wrong with them.
+pub(super) fn total(items: &[OrderItem], mut found: Vec<Wrong>) -> Result<Credits, Vec<Wrong>> {
+    let of_items = |detail: String| Wrong { pointer: "/items".to_owned(), detail };
+    match Credits::total(items.iter().map(|item| item.price)) {
+        Some(total) if found.is_empty() => Ok(total),
         Some(_) => {
             let unlisted = found.len().saturating_sub(MAX_FAULTS);
             found.truncate(MAX_FAULTS);
             if unlisted > 0 {
-                let detail = format!("{unlisted} more faults are not listed");
-                found.push(Wrong { pointer: "/items".to_owned(), detail });
+                found.push(of_items(format!("{unlisted} more faults are not listed")));
             }
             Err(found)
         }
-        None => Err(vec![Wrong {
-            pointer: "/items".to_owned(),
-            detail: "cost more credits than can be counted".to_owned(),
-        }]),
+        None => Err(vec![of_items("cost more credits than can be counted".to_owned())]),
     }
 }
 
 /// The key and the hash of a request, if it has one key, whatever else is wrong with it: a repeated request is answered as
 /// before even when it would be refused today.
 pub fn repeated_request(body: &Value, header_keys: &[(&str, &str)]) -> Option<(String, RequestHash)> {
+    repeated("", body, header_keys)
+}
+
+/// The same of a request that is not an order by itself, see [`canonical_hash`].
+pub(super) fn repeated(act: &str, body: &Value, header_keys: &[(&str, &str)]) -> Option<(String, RequestHash)> {
     let mut ignored = Vec::new();
     let key = key(body, header_keys, &mut Faults { base: String::new(), found: &mut ignored })?;
-    ignored.is_empty().then(|| (key, canonical_hash(body)))
+    ignored.is_empty().then(|| (key, canonical_hash(act, body)))
 }
 
 fn items(
@@ -133,7 +134,7 @@ fn items(
     items
 }
 
-fn key(body: &Value, header_keys: &[(&str, &str)], faults: &mut Faults<'_>) -> Option<String> {
+pub(super) fn key(body: &Value, header_keys: &[(&str, &str)], faults: &mut Faults<'_>) -> Option<String> {
     let in_body = match body.get("x-request-id") {
         None | Some(Value::Null) => None,
         Some(Value::String(key)) => Some(("x-request-id", key.as_str())),
@@ -155,7 +156,7 @@ fn key(body: &Value, header_keys: &[(&str, &str)], faults: &mut Faults<'_>) -> O
     Some(key.to_owned())
 }
 
-fn webhook_url(body: &Value, limits: OrderLimits, faults: &mut Faults<'_>) -> Option<String> {
+pub(super) fn webhook_url(body: &Value, limits: OrderLimits, faults: &mut Faults<'_>) -> Option<String> {
     let value = body.get("webhook_url").filter(|value| !value.is_null())?;
     let checked = match value.as_str() {
         Some(text) => limits.webhooks.check_url(text).map_err(|error| error.to_string()),
@@ -170,7 +171,7 @@ fn webhook_url(body: &Value, limits: OrderLimits, faults: &mut Faults<'_>) -> Op
     }
 }
 
-fn videos_per_minute(body: &Value, faults: &mut Faults<'_>) -> Option<u32> {
+pub(super) fn videos_per_minute(body: &Value, faults: &mut Faults<'_>) -> Option<u32> {
     let value = body.get("videos_per_minute").filter(|value| !value.is_null())?;
     let pace = value.as_u64().and_then(|pace| u32::try_from(pace).ok());
     let pace = pace.filter(|pace| (1..=FASTEST_PER_MINUTE).contains(pace));
@@ -180,7 +181,7 @@ fn videos_per_minute(body: &Value, faults: &mut Faults<'_>) -> Option<u32> {
     pace
 }
 
-fn complete_by(body: &Value, now: DateTime<Utc>, faults: &mut Faults<'_>) -> Option<DateTime<Utc>> {
+pub(super) fn complete_by(body: &Value, now: DateTime<Utc>, faults: &mut Faults<'_>) -> Option<DateTime<Utc>> {
     let value = body.get("complete_by").filter(|value| !value.is_null())?;
     let at = value.as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok()).map(|at| at.to_utc());
     match at {
@@ -196,9 +197,10 @@ fn complete_by(body: &Value, now: DateTime<Utc>, faults: &mut Faults<'_>) -> Opt
     }
 }
 
-/// Equal for bodies that differ only in white space, the order of keys, or how the idempotency key was sent.
-fn canonical_hash(body: &Value) -> RequestHash {
-    let mut text = String::new();
+/// Equal for bodies that differ only in white space, the order of keys, or how the idempotency key was sent. `act` is what is
+/// asked for beside the body; nothing for an order.
+pub(super) fn canonical_hash(act: &str, body: &Value) -> RequestHash {
+    let mut text = act.to_owned();
     write_canonical(body, &["x-request-id"], &mut text);
     let mut hash = RequestHash::default();
     hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());

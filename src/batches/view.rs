@@ -37,6 +37,10 @@ pub struct BatchView {
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
+    /// The batch whose failed videos it holds.
+    pub retry_of: Option<BatchId>,
+    /// The batches that hold failed videos of it, oldest first.
+    pub retried_by: Vec<BatchId>,
 }
 
 /// `total = waiting + in_progress + succeeded + failed`
@@ -76,6 +80,8 @@ struct BatchRow {
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
+    retry_of: Option<BatchId>,
+    retried_by: Option<Vec<BatchId>>,
 }
 
 impl From<BatchRow> for BatchView {
@@ -108,6 +114,8 @@ impl From<BatchRow> for BatchView {
             created_at: row.created_at,
             started_at: row.started_at,
             finished_at: row.finished_at,
+            retry_of: row.retry_of,
+            retried_by: row.retried_by.unwrap_or_default(),
         }
     }
 }
@@ -187,6 +195,10 @@ pub struct VideoView {
     pub eligible_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
+    /// The failed video that it stands for.
+    pub retry_of: Option<VideoId>,
+    /// The video that stands for it since it failed.
+    pub retried_by: Option<VideoId>,
 }
 
 /// Why a video failed.
@@ -282,7 +294,10 @@ pub async fn videos(
                (select retention_days from tenants where id = $1) as retention_days,
                case when state <> 'waiting' then null when eligible_at > now() then 'back_off'
                    else (select l.waiting_for from batch_lanes l where l.batch_id = $2 and l.model = videos.model)
-               end as "waiting_for?: WaitingReason"
+               end as "waiting_for?: WaitingReason",
+               retry_of as "retry_of: VideoId",
+               case when state = 'failed' then (select r.id from videos r where r.retry_of = videos.id) end
+                   as "retried_by?: VideoId"
            from videos
            where batch_id = $2 and tenant_id = $1 and position > $3 and ($4::video_state is null or state = $4)
            order by position limit $5"#,
@@ -325,6 +340,8 @@ pub async fn videos(
             eligible_at: row.eligible_at,
             created_at: row.created_at,
             finished_at: row.finished_at,
+            retry_of: row.retry_of,
+            retried_by: row.retried_by,
         })
         .collect())
 }

@@ -19,22 +19,54 @@ pub async fn usable(
     tenant: TenantId,
     ids: &BTreeSet<ImageId>,
 ) -> Result<HashMap<ImageId, ImageFacts>, sqlx::Error> {
-    let wanted: Vec<Vec<u8>> = ids.iter().map(|id| id.sha256().to_vec()).collect();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        ImageRow,
         "select sha256, media_type, width, height from reference_images
          where tenant_id = $1 and sha256 = any($2) and stored_at is not null and purging_at is null
          order by sha256 for share",
         tenant as TenantId,
-        &wanted,
-    )
-    .fetch_all(conn)
-    .await?;
-    let facts = rows.into_iter().filter_map(|row| {
-        let format = ImageFormat::of_media_type(&row.media_type)?;
-        let facts = ImageFacts { format, width: row.width.unsigned_abs(), height: row.height.unsigned_abs() };
-        Some((ImageId::new(row.sha256.try_into().ok()?), facts))
-    });
-    Ok(facts.collect())
+        &hashes(ids),
+    );
+    Ok(rows.fetch_all(conn).await?.into_iter().filter_map(ImageRow::read).collect())
+}
+
+/// Those of `ids` that the tenant could order with at this moment: nothing keeps them, so that it can be asked where nothing
+/// may be written.
+///
+/// # Errors
+/// The database's.
+pub async fn there(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    ids: &BTreeSet<ImageId>,
+) -> Result<HashMap<ImageId, ImageFacts>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        ImageRow,
+        "select sha256, media_type, width, height from reference_images
+         where tenant_id = $1 and sha256 = any($2) and stored_at is not null and purging_at is null",
+        tenant as TenantId,
+        &hashes(ids),
+    );
+    Ok(rows.fetch_all(conn).await?.into_iter().filter_map(ImageRow::read).collect())
+}
+
+struct ImageRow {
+    sha256: Vec<u8>,
+    media_type: String,
+    width: i32,
+    height: i32,
+}
+
+impl ImageRow {
+    fn read(self) -> Option<(ImageId, ImageFacts)> {
+        let format = ImageFormat::of_media_type(&self.media_type)?;
+        let facts = ImageFacts { format, width: self.width.unsigned_abs(), height: self.height.unsigned_abs() };
+        Some((ImageId::new(self.sha256.try_into().ok()?), facts))
+    }
+}
+
+fn hashes(ids: &BTreeSet<ImageId>) -> Vec<Vec<u8>> {
+    ids.iter().map(|id| id.sha256().to_vec()).collect()
 }
 
 /// A batch that is being admitted uses these, which are [`usable`].
@@ -50,7 +82,7 @@ pub async fn note_uses(
         "insert into reference_image_uses (tenant_id, batch_id, sha256) select $1, $2, s from unnest($3::bytea[]) as u (s)",
         tenant as TenantId,
         batch as BatchId,
-        &ids.iter().map(|id| id.sha256().to_vec()).collect::<Vec<_>>(),
+        &hashes(ids),
     )
     .execute(conn)
     .await?;

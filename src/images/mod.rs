@@ -11,6 +11,6 @@ mod keep;
 mod turns;
 mod upload;
 
-pub use keep::{Due, deleted, mark_due, note_uses, usable};
+pub use keep::{Due, deleted, mark_due, note_uses, there, usable};
 pub use turns::{Turn, Turns};
 pub use upload::{Image, ImageQuota, NewImage, ReserveError, Reserved, find, known, reserve, stored};

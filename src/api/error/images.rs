@@ -1,4 +1,4 @@
-//! Refusals of what is too large, and of uploaded images.
+//! Refusals of what is too large or of another type, and of uploaded images.
 
 use poem::http::header;
 
@@ -11,6 +11,13 @@ impl ApiError {
     pub fn body_too_large(max_bytes: usize) -> ApiError {
         let detail = format!("the body is longer than {max_bytes} bytes; split the batch");
         ApiError::new(Kind::BodyTooLarge, detail).header(header::CONNECTION, "close")
+    }
+
+    /// The body is declared as something else than JSON, or as nothing.
+    pub fn not_declared_json(sent: Option<&str>) -> ApiError {
+        let sent = sent.map_or("missing".to_owned(), |sent| format!("`{sent}`"));
+        let detail = format!("the header `Content-Type` is {sent}; send `application/json`");
+        ApiError::new(Kind::UnsupportedMediaType, detail)
     }
 
     /// The body is not an image that could be used.

@@ -60,9 +60,15 @@ kinds! {
     BodyTooSlow = "body-too-slow" REQUEST_TIMEOUT "Body came too slowly"
         "Repeat the request over a better line, or split the batch.";
     KeyInFlight = "key-in-flight" CONFLICT "Same request is being processed"
-        "Repeat the request after `Retry-After`; it is then answered like the first.";
+        "Repeat the request after `Retry-After`; with the same key it is then answered like the first.";
     BatchEnded = "batch-ended" CONFLICT "Batch has ended"
         "Read the batch; what failed was refunded, and what was delivered stays yours.";
+    BatchNotEnded = "batch-not-ended" CONFLICT "Batch has not ended"
+        "Wait for its end, which a webhook tells, or cancel it; then repeat the request.";
+    NothingToRetry = "nothing-to-retry" CONFLICT "Nothing to retry"
+        "Read the videos of the batch: none failed, or none for a type that `failure_types` names.";
+    RetriedBefore = "retried-before" CONFLICT "Failed videos were retried before"
+        "Follow the batches that `retried_by` of this one names; what fails there again is retried from there.";
     ExpiredLink = "expired-link" GONE "Link expired"
         "Read the video again for a new link; there is one as long as the file is kept.";
     FilePurged = "file-purged" GONE "File no longer kept"
@@ -177,6 +183,9 @@ pub fn responses_of(operation: &MetaOperation) -> Vec<MetaResponse> {
         |request: &MetaRequest| request.content.iter().any(|media| media.content_type == "application/json");
     let json = operation.request.as_ref().is_some_and(takes_json);
     let file = body && !json;
+    // what is accepted to be done later costs credits
+    let buys = json && operation.responses.responses.iter().any(|response| response.status == Some(202));
+    let of_batch = takes(MetaParamIn::Path);
     let possible = [
         (
             takes(MetaParamIn::Query) || json,
@@ -185,14 +194,24 @@ pub fn responses_of(operation: &MetaOperation) -> Vec<MetaResponse> {
         ),
         (key, 401, "The API key is missing, malformed, revoked or unknown."),
         (
-            json,
+            buys,
             402,
             "The batch costs more credits than are available; `required`, `available` and `shortfall` say how many.",
         ),
-        (takes(MetaParamIn::Path), 404, "The tenant has no such batch or image."),
+        (of_batch, 404, "The tenant has no such batch or image."),
         (body, 408, "The body came too slowly."),
         (file, 409, "The tenant keeps as many images, or bytes of them, as it may."),
-        (json, 409, "A request with the same idempotency key is being processed; repeat it after `Retry-After`."),
+        (
+            buys && !of_batch,
+            409,
+            "A request with the same idempotency key is being processed; repeat it after `Retry-After`.",
+        ),
+        (
+            buys && of_batch,
+            409,
+            "The batch has not ended, nothing of it is left to retry, or a request like this one is being processed: then repeat \
+             it after `Retry-After`.",
+        ),
         (operation.method == Method::POST && !body, 409, "The batch has ended already."),
         (body, 413, "The body is too large."),
         (file, 415, "The body is no JPEG, PNG or WebP."),

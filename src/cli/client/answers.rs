@@ -71,6 +71,9 @@ pub(in crate::cli) struct Batch {
     pub(in crate::cli) created_at: DateTime<Utc>,
     pub(in crate::cli) started_at: Option<DateTime<Utc>>,
     pub(in crate::cli) finished_at: Option<DateTime<Utc>>,
+    pub(in crate::cli) retry_of: Option<String>,
+    #[serde(default)]
+    pub(in crate::cli) retried_by: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -210,6 +213,30 @@ pub(in crate::cli) struct Model {
     #[serde(default)]
     pub(in crate::cli) reference_image_matches_size: bool,
     pub(in crate::cli) prices: Vec<Price>,
+}
+
+/// What an order would cost.
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::cli) struct Quote {
+    pub(in crate::cli) total: usize,
+    pub(in crate::cli) price_credits: i64,
+    pub(in crate::cli) available_credits: i64,
+    pub(in crate::cli) missing_credits: i64,
+    pub(in crate::cli) would_be_accepted: bool,
+    pub(in crate::cli) groups: Vec<QuoteGroup>,
+    pub(in crate::cli) starts_at: Option<DateTime<Utc>>,
+    pub(in crate::cli) finishes_at: Option<DateTime<Utc>>,
+}
+
+/// Items that cost the same.
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::cli) struct QuoteGroup {
+    pub(in crate::cli) model: String,
+    pub(in crate::cli) seconds: u32,
+    pub(in crate::cli) size: String,
+    pub(in crate::cli) count: usize,
+    pub(in crate::cli) credits_each: i64,
+    pub(in crate::cli) credits: i64,
 }
 
 /// An uploaded image.

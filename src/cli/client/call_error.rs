@@ -130,6 +130,11 @@ impl CallError {
 }
 
 impl Problem {
+    /// Whether it says where in the body something is wrong.
+    pub(in crate::cli) fn names_places(&self) -> bool {
+        self.errors.iter().any(|error| error.pointer.is_some())
+    }
+
     fn kind(&self) -> &str {
         self.problem_type.rsplit('#').next().unwrap_or_default()
     }

@@ -21,7 +21,8 @@ use serde_json::Value;
 use url::Url;
 
 pub(super) use answers::{
-    Accepted, Batch, BatchStatus, Cancelled, Counts, Entry, Failure, Model, Money, Output, UploadedImage, Video, Wallet,
+    Accepted, Batch, BatchStatus, Cancelled, Counts, Entry, Failure, Model, Money, Output, Quote, UploadedImage, Video,
+    Wallet,
 };
 pub(super) use call_error::{CallError, Problem, root_cause};
 
@@ -105,11 +106,30 @@ impl Api {
     /// # Errors
     /// [`CallError`]; [`CallError::may_have_arrived`] says whether the batch may exist all the same.
     pub(super) async fn submit(&self, body: Bytes, idempotency_key: &str) -> Result<Submitted, CallError> {
-        let request = self.http.post(self.url(&["video-batch"], &[])?).header("Idempotency-Key", idempotency_key);
+        self.buy(&["video-batch"], body, idempotency_key).await
+    }
+
+    /// Orders once what failed of a batch.
+    ///
+    /// # Errors
+    /// As [`Api::submit`].
+    pub(super) async fn retry(&self, id: &str, body: Bytes, idempotency_key: &str) -> Result<Submitted, CallError> {
+        self.buy(&["video-batch", id, "retry"], body, idempotency_key).await
+    }
+
+    async fn buy(&self, path: &[&str], body: Bytes, idempotency_key: &str) -> Result<Submitted, CallError> {
+        let request = self.http.post(self.url(path, &[])?).header("Idempotency-Key", idempotency_key);
         let request = request.header(CONTENT_TYPE, "application/json").body(body);
         let (headers, receipt) = self.read(request).await?;
         let replayed = headers.get("idempotent-replayed").is_some_and(|value| value == "true");
         Ok(Submitted { receipt, replayed })
+    }
+
+    /// What an order would cost.
+    pub(super) async fn quote(&self, body: &Bytes) -> Result<Answer<Quote>, CallError> {
+        let url = self.url(&["video-batch", "quote"], &[])?;
+        let ask = || self.http.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.clone());
+        self.ask(ask).await
     }
 
     /// Cancels a batch; repeating it does no harm.
@@ -271,9 +291,14 @@ impl Api {
     }
 
     async fn get<T: DeserializeOwned>(&self, url: Url) -> Result<Answer<T>, CallError> {
+        self.ask(|| self.http.get(url.clone())).await
+    }
+
+    /// Asks what changes nothing, a few times if need be.
+    async fn ask<T: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder) -> Result<Answer<T>, CallError> {
         let mut attempt = 1;
         loop {
-            match self.read(self.http.get(url.clone())).await {
+            match self.read(request()).await {
                 Ok((_, answer)) => return Ok(answer),
                 Err(error) if error.passes() && error.may_have_arrived() && attempt < READ_ATTEMPTS => {
                     let pause = Duration::from_millis(250) * 2u32.pow(attempt);

@@ -1,4 +1,4 @@
-//! The customer's commands: submit a batch, watch it, fetch what came of it. They speak to the API alone, with a key, like
+//! The customer's commands: submit a batch, watch it, fetch what came of it, order again what failed. They speak to the API alone, with a key, like
 //! any customer's program: no settings file, no database, no data directory.
 //!
 //! Always holds: standard output carries the result and nothing else, with `--json` exactly one document; progress and
@@ -6,12 +6,15 @@
 //! 3 a watched batch ended partial, 4 it failed, 130 watching was stopped and the batch goes on.
 
 mod cancel;
-mod dry_run;
 mod input;
 mod ledger;
 mod list;
 mod models;
+mod order;
+mod quote;
 mod results;
+mod retry;
+mod send;
 mod show;
 mod submit;
 mod wallet;
@@ -108,6 +111,8 @@ pub(super) struct BatchArgs {
 enum BatchCommand {
     /// Submit the videos of a file as one batch
     Submit(submit::SubmitArgs),
+    /// Ask what the videos of a file would cost
+    Quote(quote::QuoteArgs),
     /// Watch a batch to its end
     Watch(watch::WatchArgs),
     /// Show how far a batch is, and its money
@@ -116,6 +121,8 @@ enum BatchCommand {
     List(list::ListArgs),
     /// Cancel a batch: what has not begun is refunded
     Cancel(cancel::CancelArgs),
+    /// Order the failed videos of a batch again
+    Retry(retry::RetryArgs),
     /// List the videos of a batch, and fetch their files
     Results(results::ResultsArgs),
     /// Show every movement of a batch's credits
@@ -128,10 +135,12 @@ pub(super) use wallet::WalletArgs;
 pub(super) async fn batch(args: BatchArgs) -> Result<ExitCode> {
     match args.command {
         BatchCommand::Submit(args) => quietly(submit::run(args)).await,
+        BatchCommand::Quote(args) => quietly(quote::run(args)).await,
         BatchCommand::Watch(args) => quietly(watch::run(args)).await,
         BatchCommand::Show(args) => quietly(show::run(args)).await,
         BatchCommand::List(args) => quietly(list::run(args)).await,
         BatchCommand::Cancel(args) => quietly(cancel::run(args)).await,
+        BatchCommand::Retry(args) => quietly(retry::run(args)).await,
         BatchCommand::Results(args) => quietly(results::run(args)).await,
         BatchCommand::Ledger(args) => quietly(ledger::run(args)).await,
     }

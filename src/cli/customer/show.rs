@@ -96,6 +96,12 @@ pub(super) fn summary(batch: &Batch, failed: &[FailedFor]) -> String {
     if let Some(at) = batch.complete_by {
         add("until", format!("{}; what has not begun by then is refunded", moment(at)));
     }
+    if let Some(id) = &batch.retry_of {
+        add("retry of", plain(id));
+    }
+    if !batch.retried_by.is_empty() {
+        add("retried", format!("by {}", batch.retried_by.iter().map(|id| plain(id)).collect::<Vec<_>>().join(" ")));
+    }
     add("credits", money_words(&batch.credits));
     add("submitted", moment(batch.created_at));
     add("key", plain(&batch.request_id));
@@ -165,6 +171,9 @@ pub(super) fn advise(batch: &Batch) {
         output::aside(&format!("next: freezeframe batch watch {id}"));
     } else if batch.counts.succeeded > 0 {
         output::aside(&format!("next: freezeframe batch results {id} --download DIR"));
+    }
+    if batch.status.has_ended() && batch.counts.failed > 0 && batch.retried_by.is_empty() {
+        output::aside(&format!("what failed: freezeframe batch retry {id}"));
     }
 }
 

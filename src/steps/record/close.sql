@@ -19,8 +19,11 @@ with input as (
         failure_class = case when i.video_state = 'failed' then i.class::failure_class end,
         failure_message = case when i.video_state = 'failed' then i.message end,
         avoid = case when i.video_state = 'waiting' and i.accounts_fault then v.provider end,
-        -- the URL may hold a signature, and nobody reads it after the end
-        reference_image = case when i.video_state = 'waiting' then v.reference_image end,
+        -- what failed may be retried, and an upload's name is no secret; a URL may hold a signature, so that it had one is all
+        -- that is kept
+        reference_image = case when i.video_state = 'waiting' or i.video_state = 'failed' and v.reference_image like 'sha256:%'
+            then v.reference_image end,
+        image_forgotten = case when i.video_state = 'failed' and v.reference_image not like 'sha256:%' then true end,
         output_key = i.output_key, output_bytes = i.output_bytes, output_sha256 = i.output_sha256,
         thumbnail_kind = i.thumbnail_kind, thumbnail_bytes = i.thumbnail_bytes, thumbnail_sha256 = i.thumbnail_sha256,
         attempts_spent = v.attempts_spent + i.spends::integer,

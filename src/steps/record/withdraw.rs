@@ -121,7 +121,9 @@ async fn end_videos(
     sqlx::query_as!(
         Withdrawn,
         r#"update videos v set state = 'failed', finished_at = now(), failure_class = $2::text::failure_class,
-               failure_message = $3, eligible_at = null, reference_image = null, turn_until = null, waits = 0
+               failure_message = $3, eligible_at = null, turn_until = null, waits = 0,
+               reference_image = case when reference_image like 'sha256:%' then reference_image end,
+               image_forgotten = case when reference_image not like 'sha256:%' then true end
            where id in (select id from videos where batch_id = $1 and state = 'waiting' order by position limit $4)
                and state = 'waiting'
            returning v.id as "video: VideoId", v.model, v.price_credits as "price: Credits",

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use super::Machine;
 
-const COMMANDS: [&[&str]; 11] = [
+const COMMANDS: [&[&str]; 13] = [
     &[],
     &["batch"],
     &["batch", "submit"],
+    &["batch", "quote"],
+    &["batch", "retry"],
     &["batch", "watch"],
     &["batch", "show"],
     &["batch", "list"],

@@ -7,6 +7,7 @@ mod help;
 mod images;
 mod proxy;
 mod results;
+mod retries;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -216,7 +217,7 @@ async fn standard_input_is_a_file_and_a_dry_run_prices_it_without_buying() {
     machine.run(&["batch", "submit", path(&wrong), "--dry-run"]).await.ends_with(1).says(&[
         "wrong.csv:2: `seconds` must be one of 4",
         "wrong.csv:2: `size` must be one of",
-        "wrong.csv:3: `model` is not offered; offered are",
+        "wrong.csv:3: `model` is not offered; did you mean `sora-2`? Offered are",
     ]);
     assert_eq!(app.count("select count(*) from batches").await, 0);
     app.finish().await;

@@ -40,6 +40,11 @@ pub(in crate::cli::customer) struct LocalImage {
 }
 
 impl LocalImage {
+    /// As an item names it when it is uploaded.
+    pub(in crate::cli::customer) fn id(&self) -> String {
+        self.id.to_string()
+    }
+
     fn look_at(path: &Path) -> Result<LocalImage, String> {
         let bytes = contents(path)?;
         let facts = ImageFacts::read(&bytes).map_err(|error| format!("{}: {error}", shown(path)))?;

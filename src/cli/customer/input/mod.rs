@@ -22,7 +22,8 @@ use serde_json::{Map, Value, json};
 use crate::cli::client::Problem;
 use crate::cli::output::{self, count, plain};
 use crate::cli::progress::number;
-pub(super) use images::{IMAGE, IMAGE_URL, upload};
+use images::IMAGE_URL;
+pub(super) use images::{IMAGE, LocalImage, upload};
 
 /// What one batch holds at the most.
 pub(super) const MAX_ITEMS: usize = 10_000;
@@ -291,6 +292,7 @@ impl Items {
             ["x-request-id"] => Fault::at(0, "--key", detail),
             ["webhook_url"] => Fault::at(0, "--webhook-url", detail),
             ["metadata", ..] => Fault::at(0, "--metadata", detail),
+            ["complete_by"] => Fault::at(0, "--complete-by", detail),
             _ => Fault::at(0, pointer.unwrap_or_default(), detail),
         }
     }
