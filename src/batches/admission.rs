@@ -9,10 +9,10 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use ulid::Ulid;
 
-use super::faults::Wrong;
 use super::order::Order;
 use super::uploads::{self, UploadsError};
 use crate::db::{ActError, RequestDb};
+use crate::domain::faults::Wrong;
 use crate::domain::{BatchId, BatchStatus, Credits, ImageSource, TenantId, VideoId};
 use crate::idempotency::{self, Claimed, RequestHash};
 use crate::images;

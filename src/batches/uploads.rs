@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use super::faults::Wrong;
 use super::image::IMAGE;
 use super::order::Order;
+use crate::domain::faults::Wrong;
 use crate::domain::{ImageId, ImageSource, TenantId};
 use crate::images;
 

@@ -1,4 +1,6 @@
-//! Limits that operators set while the service runs: for a tenant, a provider account or a model, each by its rule.
+//! Limits that operators set while the service runs: for a tenant, a provider account or a model, each by its rule. Its hardest
+//! rule is the pause: nothing new begins of a tenant, a model or a batch. (What stops an account is the account's, see
+//! [`accounts`](crate::accounts).) Its softest is a tenant's weight beside others.
 //!
 //! Always holds: what is set here stands before the value of the settings, and before what a tenant was made with; a value
 //! with an end stands before the one without, until then; a change is one act with its row in the history; time is the
@@ -7,6 +9,7 @@
 //! Refuses: to know what is under way, and what the settings say.
 
 mod change;
+mod many;
 
 use std::collections::HashMap;
 
@@ -15,6 +18,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 pub use change::{Changed, clear, set};
+pub use many::{clear_many, set_many};
 
 /// What a limit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -23,10 +27,11 @@ pub enum Scope {
     Tenant,
     Account,
     Model,
+    Batch,
 }
 
 impl Scope {
-    pub const ALL: [Scope; 3] = [Scope::Tenant, Scope::Account, Scope::Model];
+    pub const ALL: [Scope; 4] = [Scope::Tenant, Scope::Account, Scope::Model, Scope::Batch];
 
     /// As it is stored and shown.
     pub const fn name(self) -> &'static str {
@@ -34,6 +39,7 @@ impl Scope {
             Scope::Tenant => "tenant",
             Scope::Account => "account",
             Scope::Model => "model",
+            Scope::Batch => "batch",
         }
     }
 
@@ -41,13 +47,19 @@ impl Scope {
         Scope::ALL.into_iter().find(|scope| scope.name() == name)
     }
 
-    /// What can be limited there.
+    /// What can be limited there, by a number.
     pub const fn rules(self) -> &'static [Rule] {
         match self {
-            Scope::Tenant => &[Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight],
+            Scope::Tenant => &[Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::Weight],
             Scope::Account => &[Rule::RequestsPerMinute, Rule::MaxInFlight],
             Scope::Model => &[Rule::VideosPerMinute, Rule::MaxInFlight],
+            Scope::Batch => &[],
         }
+    }
+
+    /// Whether [`Rule::Paused`] can be set there.
+    pub const fn can_be_paused(self) -> bool {
+        !matches!(self, Scope::Account)
     }
 }
 
@@ -61,10 +73,28 @@ pub enum Rule {
     RequestsPerMinute,
     /// Videos released or running at once.
     MaxInFlight,
+    /// A tenant's share of what several tenants want at once, beside theirs: twice the weight, twice the videos. 1 where nobody
+    /// set any, at most [`Rule::MOST_WEIGHT`].
+    Weight,
+    /// Nothing new begins. Its value is 1.
+    Paused,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 3] = [Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight];
+    /// Those that are set by a number.
+    pub const NUMBERS: [Rule; 4] = [Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::Weight];
+    pub const ALL: [Rule; 5] =
+        [Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::Weight, Rule::Paused];
+    pub const MOST_WEIGHT: u32 = 1_000;
+
+    /// The highest value that can be set.
+    pub const fn most(self) -> u32 {
+        match self {
+            Rule::VideosPerMinute | Rule::RequestsPerMinute | Rule::MaxInFlight => i32::MAX.cast_unsigned(),
+            Rule::Weight => Rule::MOST_WEIGHT,
+            Rule::Paused => 1,
+        }
+    }
 
     /// As it is stored and shown.
     pub const fn name(self) -> &'static str {
@@ -72,6 +102,8 @@ impl Rule {
             Rule::VideosPerMinute => "videos_per_minute",
             Rule::RequestsPerMinute => "requests_per_minute",
             Rule::MaxInFlight => "max_in_flight",
+            Rule::Weight => "weight",
+            Rule::Paused => "paused",
         }
     }
 
@@ -84,7 +116,7 @@ impl Rule {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct LimitKey {
     pub scope: Scope,
-    /// A tenant's id without prefix, or the name of an account or a model.
+    /// A tenant's or a batch's id without prefix, or the name of an account or a model.
     pub subject: String,
     pub rule: Rule,
 }
@@ -125,6 +157,11 @@ impl Limits {
     /// Its value, or what holds where nobody set any.
     pub fn value_or(&self, scope: Scope, subject: &str, rule: Rule, otherwise: u32) -> u32 {
         self.get(scope, subject, rule).map_or(otherwise, |limit| limit.value)
+    }
+
+    /// Whether somebody paused it.
+    pub fn paused(&self, scope: Scope, subject: &str) -> bool {
+        self.get(scope, subject, Rule::Paused).is_some()
     }
 
     pub fn version(&self) -> Version {

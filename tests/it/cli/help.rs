@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Machine;
 
-const COMMANDS: [&[&str]; 11] = [
+const COMMANDS: [&[&str]; 17] = [
     &[],
     &["batch"],
     &["batch", "submit"],
@@ -16,6 +16,12 @@ const COMMANDS: [&[&str]; 11] = [
     &["wallet"],
     &["models"],
     &["completions"],
+    &["operator"],
+    &["operator", "add"],
+    &["bulk"],
+    &["bulk", "cancel"],
+    &["bulk", "pause"],
+    &["openapi"],
 ];
 
 #[tokio::test]
