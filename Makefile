@@ -23,7 +23,7 @@ check: tools  ## what a reviewer should not have to say
 audit:        ## known vulnerabilities; fetches the advisory database
 	cargo deny check advisories
 
-generate: tools  ## .sqlx/, workflows/GRAPH.md, openapi/openapi.json
+generate: tools  ## .sqlx/, workflows/GRAPH.md, openapi/, help texts
 	.ci/generate
 
 bench: tools  ## videos per second from order to settlement

@@ -10,6 +10,7 @@ pub mod service;
 pub mod api;
 pub mod worker;
 // floor 6
+pub mod control;
 pub mod steps;
 // floor 5
 pub mod batches;
@@ -27,6 +28,7 @@ pub mod idempotency;
 pub mod images;
 pub mod ledger;
 pub mod limits;
+pub mod operators;
 pub mod tenants;
 // floor 2
 pub mod db;

@@ -18,10 +18,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiState, CallbackDoor, HttpServer, Listeners};
+use crate::api::{self, ApiState, CallbackDoor, HttpServer, Listeners, OperatorState};
 use crate::batches::Admission;
 use crate::callbacks::{Ears, Mailbox};
 use crate::config::{Config, Live};
+use crate::control::Controls;
 use crate::db::{Database, RequestDb};
 use crate::domain::MasterKey;
 use crate::engine::recorder::Recorder;
@@ -80,6 +81,7 @@ pub struct Service {
     /// Where the metrics are, when they have a port of their own.
     pub metrics_address: Option<SocketAddr>,
     requests: Option<RequestDb>,
+    controls: Option<Controls>,
     pub master: Arc<MasterKey>,
     /// What this process offers and where it leads; replaced when the settings are read again.
     pub offer: Offer,
@@ -112,6 +114,7 @@ impl Service {
             metrics_address: None,
             stop_within: STOP_TIMEOUT + config.http.drain + config.http.finish,
             requests: None,
+            controls: None,
             master: master.clone(),
             offer: offer.clone(),
             stop: CancellationToken::new(),
@@ -154,7 +157,9 @@ impl Service {
         let door = CallbackDoor::new(offer.desk.clone(), Mailbox::open(store.connect_mailbox().await?));
         let admission = Admission::new(db.clone());
         let state = ApiState::new(db, admission, offer.catalogue.clone(), files, config).with_callbacks(door);
-        let server = HttpServer::new(state, &config.http)?;
+        let controls = Controls::new(store.connect_operators().await?, offer.plan.clone(), config.engine.dead_after);
+        self.controls = Some(controls.clone());
+        let server = HttpServer::new(state, OperatorState::new(controls), &config.http)?;
         self.address = Some(listeners.api.local_addr()?);
         self.metrics_address = listeners.metrics.as_ref().map(TcpListener::local_addr).transpose()?;
         self.roles.spawn(server.serve(listeners, self.stop.clone()));
@@ -258,11 +263,27 @@ impl Service {
         let stopped = tokio::time::timeout(within, all).await.unwrap_or_else(|_| {
             Err(anyhow::anyhow!("not everything was handed over within {within:?}; the rest is rescued by others"))
         });
-        if let Some(requests) = self.requests {
-            requests.close().await;
-        }
+        let requests = async {
+            if let Some(requests) = self.requests {
+                requests.close().await;
+            }
+        };
+        let controls = async {
+            if let Some(controls) = self.controls {
+                controls.close().await;
+            }
+        };
+        tokio::join!(requests, controls);
         stopped
     }
+}
+
+/// The controls that an operator's command works with.
+///
+/// # Errors
+/// Says what is wrong with the models.
+pub fn controls(config: &Config, db: Database) -> Result<Controls> {
+    Ok(Controls::new(db, Live::new(route_plan(config)?), config.engine.dead_after))
 }
 
 /// The installation's key: from the settings, or from a file of its own in the data directory.

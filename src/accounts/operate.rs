@@ -50,10 +50,10 @@ pub async fn stop(db: &Database, account: &str, actor: &str, reason: &str) -> Re
 ///
 /// # Errors
 /// The database's.
-pub async fn start(db: &Database, account: &str, actor: &str) -> Result<Changed, sqlx::Error> {
-    let (account, actor) = (account.to_owned(), actor.to_owned());
+pub async fn start(db: &Database, account: &str, actor: &str, reason: Option<&str>) -> Result<Changed, sqlx::Error> {
+    let (account, actor, reason) = (account.to_owned(), actor.to_owned(), reason.map(str::to_owned));
     db.act("start account", move |tx| {
-        let (account, actor) = (account.clone(), actor.clone());
+        let (account, actor, reason) = (account.clone(), actor.clone(), reason.clone());
         Box::pin(async move {
             let before = locked(tx, &account).await?;
             sqlx::query!(
@@ -65,7 +65,7 @@ pub async fn start(db: &Database, account: &str, actor: &str) -> Result<Changed,
             )
             .execute(&mut **tx)
             .await?;
-            audited(tx, before, (&actor, "start", None)).await
+            audited(tx, before, (&actor, "start", reason.as_deref())).await
         })
     })
     .await

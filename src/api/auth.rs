@@ -1,4 +1,4 @@
-//! Whom a request speaks for: a handler that takes a [`Caller`] cannot run without a valid key, nor for another tenant, nor
+//! Whom a customer's request speaks for: a handler that takes a [`Caller`] cannot run without a valid key, nor for another tenant, nor
 //! more often than key and tenant may ([`super::rates`]).
 //!
 //! Always holds: text that is no key of ours is refused without reading the database. A key that was valid is believed for
@@ -19,7 +19,7 @@ use poem_openapi::auth;
 
 use super::ApiState;
 use super::error::ApiError;
-use super::rates::Account;
+use super::rates::{Account, Rates};
 use super::server;
 use crate::tenants::{self, ApiKey, Tenant};
 
@@ -49,20 +49,7 @@ async fn identify(request: &Request, sent: auth::ApiKey) -> poem::Result<Tenant>
         }
     };
     let hash = key.hash();
-    let tenant = match state.known_keys.get(&hash) {
-        Known::Now(tenant) => Some(tenant),
-        Known::Lately => look_up(state, hash).await?,
-        Known::Not => {
-            state.rates.stranger(address)?;
-            let found = look_up(state, hash).await;
-            // only a key that is surely nobody's counts
-            if !matches!(found, Ok(None)) {
-                state.rates.no_stranger(address);
-            }
-            found?
-        }
-    };
-    let tenant = tenant.ok_or_else(|| ApiError::unauthorized("the API key is unknown or was revoked"))?;
+    let tenant = recognise((&state.rates, &state.known_keys), address, hash, look_up(state, hash)).await?;
     let spent = state.rates.request(hash, &tenant);
     let allowed = spent.allowed();
     if let Some(account) = request.data::<Account>() {
@@ -72,47 +59,79 @@ async fn identify(request: &Request, sent: auth::ApiKey) -> poem::Result<Tenant>
     Ok(tenant)
 }
 
+/// Whose well-formed key that is. `asked` asks the database, and only where it must be asked.
+///
+/// # Errors
+/// The key is nobody's, too many keys from its address were, or the database's.
+pub(super) async fn recognise<W: Clone>(
+    (rates, known): (&Rates, &KnownKeys<W>),
+    address: IpAddr,
+    hash: [u8; 32],
+    asked: impl Future<Output = Result<Option<W>, ApiError>>,
+) -> Result<W, ApiError> {
+    let found = match known.get(&hash) {
+        Known::Now(whose) => return Ok(whose),
+        Known::Lately => asked.await?,
+        Known::Not => {
+            rates.stranger(address)?;
+            let found = asked.await;
+            // only a key that is surely nobody's counts
+            if !matches!(found, Ok(None)) {
+                rates.no_stranger(address);
+            }
+            found?
+        }
+    };
+    match &found {
+        Some(whose) => known.put(hash, whose.clone()),
+        None => known.forget(&hash),
+    }
+    found.ok_or_else(|| ApiError::unauthorized("the API key is unknown or was revoked"))
+}
+
 /// Asks the database whose key that is.
 async fn look_up(state: &ApiState, hash: [u8; 32]) -> Result<Option<Tenant>, ApiError> {
     let found = state.db.look_up(move |conn| Box::pin(async move { tenants::authenticate(conn, hash).await })).await;
-    let found = found.map_err(|error: sqlx::Error| ApiError::from(error))?;
-    match &found {
-        Some(tenant) => state.known_keys.put(hash, tenant.clone()),
-        None => state.known_keys.forget(&hash),
-    }
-    Ok(found)
+    found.map_err(|error: sqlx::Error| ApiError::from(error))
 }
 
 /// Whom failed keys are counted for.
-fn address_of(request: &Request) -> IpAddr {
+pub(super) fn address_of(request: &Request) -> IpAddr {
     let peer = request.remote_addr().as_socket_addr().map(SocketAddr::ip);
     peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), server::client)
 }
 
 /// What is known of a key without asking.
 #[derive(Debug, PartialEq, Eq)]
-enum Known {
-    /// It is this tenant's.
-    Now(Tenant),
+enum Known<W> {
+    /// It is this one's.
+    Now(W),
     /// It was somebody's a while ago.
     Lately,
     Not,
 }
 
-/// Keys that were valid lately, by their hashes.
-#[derive(Default)]
-pub struct KnownKeys(Mutex<HashMap<[u8; 32], (Tenant, Instant)>>);
+/// Keys that were valid lately, by their hashes, and whose they are.
+pub struct KnownKeys<W>(Mutex<Kept<W>>);
 
-impl KnownKeys {
-    fn get(&self, hash: &[u8; 32]) -> Known {
+type Kept<W> = HashMap<[u8; 32], (W, Instant)>;
+
+impl<W> Default for KnownKeys<W> {
+    fn default() -> KnownKeys<W> {
+        KnownKeys(Mutex::default())
+    }
+}
+
+impl<W: Clone> KnownKeys<W> {
+    fn get(&self, hash: &[u8; 32]) -> Known<W> {
         match self.known().get(hash) {
-            Some((tenant, since)) if since.elapsed() < REMEMBERED => Known::Now(tenant.clone()),
+            Some((whose, since)) if since.elapsed() < REMEMBERED => Known::Now(whose.clone()),
             Some((_, since)) if since.elapsed() < LATELY => Known::Lately,
             _ => Known::Not,
         }
     }
 
-    fn put(&self, hash: [u8; 32], tenant: Tenant) {
+    fn put(&self, hash: [u8; 32], whose: W) {
         let mut known = self.known();
         if known.len() >= MAX_REMEMBERED {
             known.retain(|_, (_, since)| since.elapsed() < REMEMBERED);
@@ -120,14 +139,14 @@ impl KnownKeys {
         if known.len() >= MAX_REMEMBERED {
             known.clear();
         }
-        known.insert(hash, (tenant, Instant::now()));
+        known.insert(hash, (whose, Instant::now()));
     }
 
     fn forget(&self, hash: &[u8; 32]) {
         self.known().remove(hash);
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<[u8; 32], (Tenant, Instant)>> {
+    fn known(&self) -> MutexGuard<'_, Kept<W>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,10 +7,12 @@
 //!
 //! Refuses: to repeat secrets or prompts, to invent a cause.
 
+mod admission;
 mod body_fault;
 mod callbacks;
 mod cancel;
 mod images;
+mod operator;
 mod problems;
 mod rates;
 mod retry;
@@ -31,11 +33,12 @@ use poem_openapi::error::{AuthorizationError, ContentTypeError, ParseParamError,
 use poem_openapi::registry::{MetaResponses, Registry};
 use poem_openapi::types::Type;
 
+pub use admission::key_used;
 pub use body_fault::BodyFault;
 use problems::ProblemError;
 pub use problems::{Kind, Problem, responses_of};
 
-use crate::batches::{AdmissionError, Wrong};
+use crate::batches::Wrong;
 use crate::db;
 use crate::domain::Credits;
 use crate::ledger::LedgerError;
@@ -60,12 +63,14 @@ pub struct ApiError {
     errors: Vec<ProblemError>,
     /// Required and available credits.
     credits: Option<(Credits, Credits)>,
+    /// What a count is that was expected to be another one.
+    present: Option<u32>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl ApiError {
     fn new(kind: Kind, detail: impl Into<String>) -> ApiError {
-        ApiError { kind, detail: detail.into(), errors: vec![], credits: None, headers: vec![] }
+        ApiError { kind, detail: detail.into(), errors: vec![], credits: None, present: None, headers: vec![] }
     }
 
     fn header(mut self, name: HeaderName, value: impl fmt::Display) -> ApiError {
@@ -274,6 +279,7 @@ impl ResponseError for ApiError {
 
     fn as_response(&self) -> Response {
         let mut problem = Problem::new(self.kind, self.detail.clone(), self.errors.clone());
+        problem.present = self.present;
         if let Some((required, available)) = self.credits {
             problem.required = Some(required.get());
             problem.available = Some(available.get());
@@ -356,42 +362,5 @@ impl From<LedgerError> for ApiError {
             LedgerError::Database(error) => error.into(),
             other => ApiError::internal(other),
         }
-    }
-}
-
-impl From<AdmissionError> for ApiError {
-    fn from(error: AdmissionError) -> ApiError {
-        match error {
-            AdmissionError::ShortOfCredits { required, available } => {
-                let missing = required.minus(available).unwrap_or(Credits::ZERO);
-                let detail = format!(
-                    "the batch costs {required} credits and {available} are available, {missing} too few; nothing was frozen"
-                );
-                ApiError { credits: Some((required, available)), ..ApiError::new(Kind::ShortOfCredits, detail) }
-            }
-            AdmissionError::KeyUsedForOtherContent => {
-                let wrong = key_used();
-                let detail = format!("the idempotency key {}; nothing was frozen", wrong.detail);
-                let error = ProblemError { pointer: Some(wrong.pointer), parameter: None, detail: wrong.detail };
-                ApiError { errors: vec![error], ..ApiError::new(Kind::KeyReused, detail) }
-            }
-            AdmissionError::KeyInFlight => {
-                let detail = "a request with this idempotency key is being processed: repeat this one in a moment for its answer";
-                ApiError::new(Kind::KeyInFlight, detail).retry_later()
-            }
-            AdmissionError::Images(wrong) => ApiError::invalid_order(wrong),
-            AdmissionError::Retry(error) => error.into(),
-            AdmissionError::BrokenAnswer(cause) => ApiError::internal(cause),
-            AdmissionError::Ledger(error) => error.into(),
-            AdmissionError::Database(error) => error.into(),
-        }
-    }
-}
-
-/// What is wrong with a key that belongs to another request.
-pub fn key_used() -> Wrong {
-    Wrong {
-        pointer: "/x-request-id".to_owned(),
-        detail: "was used before for another request; send a new one, or that request unchanged".to_owned(),
     }
 }

@@ -1,9 +1,10 @@
 //! The HTTP API: doors only. It turns requests into calls of the rooms below and their answers into documents.
 //!
-//! Always holds: a tenant's data is reached through a [`auth::Caller`] alone, and the database through a [`RequestDb`];
+//! Always holds: a tenant's data is reached through a [`auth::Caller`] alone, and the database through a [`RequestDb`]; what
+//! operators may do across tenants is behind a state that only their routes get ([`operator`]);
 //! every error leaves as `problem+json` with a trace id ([`error`]); a body is read up to a limit before it is understood;
 //! nothing is frozen for an order that is not wholly valid. The OpenAPI document is made from the handlers and compared with
-//! `openapi/openapi.json`.
+//! `openapi/openapi.json`; the operators' one with `openapi/operator.json`.
 //!
 //! Refuses: SQL, decisions, status codes outside of [`error`], prompts and keys in logs.
 //!
@@ -23,6 +24,7 @@ mod limits;
 mod models;
 mod observe;
 mod operations;
+mod operator;
 mod ops;
 mod page;
 mod quotes;
@@ -48,10 +50,12 @@ use crate::db::RequestDb;
 use crate::providers::catalogue::Catalogue;
 use crate::providers::egress::EgressPolicy;
 use crate::storage::{LinkSigner, Storage};
+use crate::tenants::Tenant;
 
 use auth::KnownKeys;
 pub use callbacks::CallbackDoor;
 use operations::Operations;
+pub use operator::{OperatorState, openapi_json as operator_openapi_json};
 use rates::Rates;
 pub use server::{HttpServer, Listeners, allow_files};
 
@@ -70,7 +74,7 @@ pub struct ApiState {
     images: images::ImageRules,
     image_turns: Arc<crate::images::Turns>,
     max_body_bytes: usize,
-    known_keys: Arc<KnownKeys>,
+    known_keys: Arc<KnownKeys<Tenant>>,
     rates: Arc<Rates>,
     /// Without it, no callbacks are taken.
     callbacks: Option<CallbackDoor>,
@@ -148,18 +152,20 @@ type Api = (
 );
 
 /// The whole HTTP interface on one screen.
-fn routes(state: ApiState, metrics_here: bool) -> impl Endpoint<Output = Response> + 'static {
+fn routes(state: ApiState, operators: OperatorState, metrics_here: bool) -> impl Endpoint<Output = Response> + 'static {
     let service = service();
     let routes = Route::new()
         .at("/docs", docs::reference(&service.swagger_ui_html()))
         .at("/openapi.json", docs::document(openapi_json()))
+        .at("/operator/openapi.json", docs::document(operator_openapi_json()))
         .at("/problems", docs::problems())
         .at("/files/:file", get(files::file).head(files::file))
         .at("/callbacks/:account", callbacks::of_project)
         .at("/callbacks/:account/:token", callbacks::of_attempt)
         .at("/healthz", get(ops::healthz))
         .at("/readyz", get(ops::readyz))
-        .nest(PREFIX, service);
+        .nest(PREFIX, service)
+        .nest(operator::PREFIX, operator::service().data(operators));
     let routes = if metrics_here { routes.at("/metrics", get(ops::metrics)) } else { routes };
     routes.data(state).map_to_response()
 }

@@ -6,13 +6,22 @@ use poem_openapi::OpenApi as _;
 use serde_json::Value;
 
 use super::operations::Operations;
-use super::{Api, PREFIX, api, openapi_json};
+use super::{Api, PREFIX, api, openapi_json, operator_openapi_json};
 
 /// Operations that anybody may call. This list may only get shorter.
 const PUBLIC: [&str; 0] = [];
 
+/// Operations by method and path: of customers.
 fn operations() -> Vec<(String, Value)> {
-    let document: Value = serde_json::from_str(&openapi_json()).unwrap();
+    operations_in(&openapi_json())
+}
+
+fn operators_operations() -> Vec<(String, Value)> {
+    operations_in(&operator_openapi_json())
+}
+
+fn operations_in(document: &str) -> Vec<(String, Value)> {
+    let document: Value = serde_json::from_str(document).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let of_path = |(path, methods): (&String, &Value)| {
         let methods = methods.as_object().unwrap();
@@ -35,6 +44,23 @@ fn every_operation_demands_a_key() {
 }
 
 #[test]
+fn every_operation_of_operators_demands_their_key_and_what_changes_something_their_role() {
+    let all = operators_operations();
+    assert!(all.len() >= 10, "{} operations", all.len());
+    for (name, operation) in &all {
+        assert!(name.contains(" /api/operator/"), "{name}");
+        let security = operation["security"].as_array().unwrap_or_else(|| panic!("{name} demands nothing"));
+        assert!(!security.is_empty() && security.iter().all(|scheme| scheme.get("OperatorKey").is_some()), "{name}");
+        assert_eq!(operation["responses"].get("403").is_some(), !name.starts_with("get "), "{name}");
+        for status in ["401", "429"] {
+            assert!(operation["responses"].get(status).is_some(), "{name} does not document {status}");
+        }
+    }
+    let customers: Vec<String> = operations().into_iter().map(|(name, _)| name).collect();
+    assert!(customers.iter().all(|name| name.contains(" /api/enterprise/")), "{customers:?}");
+}
+
+#[test]
 fn every_documented_path_is_routed_and_takes_what_its_pattern_says() {
     let mut routes = HashMap::new();
     Operations::new(api(), PREFIX).add_routes(&mut routes);
@@ -49,7 +75,7 @@ fn every_documented_path_is_routed_and_takes_what_its_pattern_says() {
 
 #[test]
 fn every_operation_has_words_a_name_and_its_errors() {
-    for (name, operation) in operations() {
+    for (name, operation) in operations().into_iter().chain(operators_operations()) {
         for field in ["summary", "description", "operationId"] {
             assert!(operation[field].as_str().is_some_and(|text| !text.is_empty()), "{name} has no {field}");
         }

@@ -8,6 +8,7 @@ use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseRe
 use serde_json::Value;
 
 use crate::domain::{BatchStatus, FailureClass, GrantSource, LedgerAct, VideoState, WaitingReason};
+use crate::limits::{Rule, Scope};
 
 /// A closed list of words.
 pub trait Vocabulary: Copy + Send + Sync + 'static {
@@ -51,6 +52,11 @@ vocabulary! {
     GrantSource.ALL.word is "CreditSource"
         "Where credits came from. They are spent in this order, and a refund returns to its own source.";
     LedgerAct.OF_CUSTOMERS.word is "LedgerAct" "What an entry records.";
+    Scope.ALL.name is "LimitScope" "What a limit is for.";
+    Rule.ALL.name is "LimitRule"
+        "What is limited. `videos_per_minute`: videos that start in any 60 seconds. `requests_per_minute`: orders that an account \
+         gets in any 60 seconds, or requests of a tenant that one API process answers in a minute. `max_in_flight`: videos \
+         under way at once. `weight`: a tenant's share beside others. `paused`: nothing new begins.";
 }
 
 /// A word of a closed list.

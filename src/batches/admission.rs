@@ -9,11 +9,11 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use ulid::Ulid;
 
-use super::faults::Wrong;
 use super::order::Order;
 use super::retry::{self, FailedVideos, RetryError, RetryRequest};
 use super::uploads::{self, UploadsError};
 use crate::db::{ActError, RequestDb};
+use crate::domain::faults::Wrong;
 use crate::domain::{BatchId, BatchStatus, Credits, ImageSource, TenantId, VideoId};
 use crate::idempotency::{self, Claimed, RequestHash};
 use crate::images;

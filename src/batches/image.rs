@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::faults::{Faults, text};
+use crate::domain::faults::{Faults, text};
 use crate::domain::{ImageId, ImageSource};
 use crate::providers::EgressPolicy;
 use crate::providers::catalogue::Model;

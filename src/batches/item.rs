@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use chrono::NaiveDate;
 use serde_json::{Map, Value};
 
-use super::faults::{Faults, refuse_unknown, text};
 use super::image::{self, IMAGE, IMAGE_URL};
+use crate::domain::faults::{Faults, refuse_unknown, text};
 use crate::domain::{Credits, CustomId, ImageSource, Prompt, Size, VideoId};
 use crate::providers::EgressPolicy;
 use crate::providers::catalogue::{Catalogue, Model};

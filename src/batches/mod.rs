@@ -2,14 +2,14 @@
 //!
 //! Always holds: an order is wholly valid before anything of it is priced, frozen or written, and all that is wrong with
 //! it is said at once; a batch, its videos, its freeze and its idempotency key are one transaction; whatever is read is
-//! read for one tenant.
+//! read for one tenant, but for operators ([`bulk`]).
 //!
 //! Refuses: to make videos, to move money by itself, to know HTTP.
 
 mod admission;
 mod attempts;
+pub mod bulk;
 mod cancel;
-mod faults;
 mod image;
 mod item;
 mod order;
@@ -18,10 +18,10 @@ mod retry;
 mod uploads;
 mod view;
 
+pub use crate::domain::Wrong;
 pub use admission::{Admission, AdmissionError, Admitted, Receipt, Retryable};
 pub use attempts::{AttemptView, attempts};
-pub use cancel::{CancelError, cancel};
-pub use faults::Wrong;
+pub use cancel::{CancelError, cancel, cancel_as_operator};
 pub use item::OrderItem;
 pub use order::{MAX_KEY_CHARS, Order, OrderLimits, parse, repeated_request};
 pub use quote::{Quote, QuoteGroup, quote};

@@ -6,8 +6,8 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use ring::digest;
 use serde_json::Value;
 
-use super::faults::{self, Faults, Wrong};
 use super::item::{self, OrderItem};
+use crate::domain::faults::{self, Faults, Wrong};
 use crate::domain::{BatchId, Credits, CustomId};
 use crate::idempotency::RequestHash;
 use crate::providers::EgressPolicy;

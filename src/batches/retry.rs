@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::faults::{self, Faults, Wrong};
+use crate::domain::faults::{self, Faults, Wrong};
 use super::image::{IMAGE, IMAGE_URL, IMAGES};
 use super::item::{self, OrderItem, Retried};
 use super::order::{self, Order, OrderLimits};

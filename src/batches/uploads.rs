@@ -7,9 +7,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use sqlx::PgConnection;
 
-use super::faults::Wrong;
 use super::image::{IMAGE, IMAGES};
 use super::order::Order;
+use crate::domain::faults::Wrong;
 use crate::domain::{ImageFacts, ImageId, ImageSource, TenantId};
 use crate::images;
 

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -12,12 +11,13 @@ use serde_json::{Value, json};
 use super::output::{self, Table, amount};
 use super::provider::actor;
 use crate::config::Config;
-use crate::db::Database;
+use crate::control::Controls;
+use crate::control::words::{self, Whose, shown_subject};
 use crate::domain::TenantId;
-use crate::limits::{self, Changed, Limit, LimitKey, Rule, Scope};
-use crate::scheduler::{self, Asked, Explanation, RuleState, Source};
+use crate::limits::{Changed, Limit, LimitKey, Rule, Scope};
+use crate::operators::{self, Said};
+use crate::scheduler::{Explanation, RuleState, Source};
 use crate::service::{self, Store};
-use crate::tenants;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,14 +63,14 @@ struct SetArgs {
     /// Whose: tenant=ID, account=NAME or model=NAME
     #[arg(value_name = "WHOSE")]
     whose: Whose,
-    /// What: videos_per_minute (tenants, models), requests_per_minute (tenants, accounts) or max_in_flight
+    /// What: videos_per_minute (tenants, models), requests_per_minute (tenants, accounts), max_in_flight or weight (tenants)
     #[arg(value_name = "RULE=N", required = true, value_parser = rule_and_value)]
     values: Vec<(Rule, u32)>,
     /// Until when; then what was there before holds again
-    #[arg(long, value_name = "TIME", value_parser = moment_to_come)]
+    #[arg(long, value_name = "TIME", value_parser = words::moment_to_come)]
     until: Option<DateTime<Utc>>,
     /// For how long, such as 90m, 12h or 3d
-    #[arg(long = "for", value_name = "DURATION", value_parser = span, conflicts_with = "until")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = words::span, conflicts_with = "until")]
     span: Option<TimeDelta>,
     #[command(flatten)]
     change: ChangeArgs,
@@ -82,7 +82,7 @@ struct ClearArgs {
     #[arg(value_name = "WHOSE")]
     whose: Whose,
     /// What; every limit of theirs when nothing is named
-    #[arg(value_name = "RULE", value_parser = rule)]
+    #[arg(value_name = "RULE", value_parser = words::rule)]
     rules: Vec<Rule>,
     /// Only those with an end
     #[arg(long)]
@@ -114,85 +114,34 @@ struct ChangeArgs {
     json: bool,
 }
 
-/// `SCOPE=SUBJECT`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Whose {
-    scope: Scope,
-    /// As the database names it.
-    subject: String,
-}
-
-impl FromStr for Whose {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Whose, String> {
-        let wrong = || format!("{text:?} is not tenant=ID, account=NAME or model=NAME");
-        let (scope, subject) = text.split_once('=').ok_or_else(wrong)?;
-        let scope = Scope::from_name(scope).ok_or_else(wrong)?;
-        if subject.is_empty() {
-            return Err(wrong());
-        }
-        let subject = match scope {
-            Scope::Tenant => subject.parse::<TenantId>().map_err(|error| error.to_string())?.bare(),
-            Scope::Account | Scope::Model => subject.to_owned(),
-        };
-        Ok(Whose { scope, subject })
-    }
-}
-
-fn rule(text: &str) -> Result<Rule, String> {
-    Rule::from_name(text)
-        .ok_or_else(|| format!("{text:?} is no rule; rules are {}", Rule::ALL.map(Rule::name).join(", ")))
-}
-
 fn rule_and_value(text: &str) -> Result<(Rule, u32), String> {
     let (name, value) = text.split_once('=').ok_or("must be RULE=N, such as videos_per_minute=600")?;
-    let value: u32 = value.parse().map_err(|_| format!("{value:?} is no whole number"))?;
-    if value == 0 || i32::try_from(value).is_err() {
-        return Err(format!("must be from 1 to {}", i32::MAX));
-    }
-    Ok((rule(name)?, value))
-}
-
-fn moment_to_come(text: &str) -> Result<DateTime<Utc>, String> {
-    let at = DateTime::parse_from_rfc3339(text).map_err(|_| "must be a time like 2027-01-08T18:00:00Z".to_owned())?;
-    if at <= Utc::now() { Err("is in the past".to_owned()) } else { Ok(at.to_utc()) }
-}
-
-fn span(text: &str) -> Result<TimeDelta, String> {
-    let wrong = || "must be a whole number of m, h or d, such as 90m".to_owned();
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let number: i64 = number.parse().map_err(|_| wrong())?;
-    let span = match unit {
-        "m" => TimeDelta::try_minutes(number),
-        "h" => TimeDelta::try_hours(number),
-        "d" => TimeDelta::try_days(number),
-        _ => None,
-    };
-    span.filter(|span| *span > TimeDelta::zero() && *span <= TimeDelta::days(3_660)).ok_or_else(wrong)
+    let value: u64 = value.parse().map_err(|_| format!("{value:?} is no whole number"))?;
+    let rule = words::rule(name)?;
+    Ok((rule, words::value(rule, Some(value))?))
 }
 
 pub(super) async fn run(config: Config, args: LimitsArgs) -> Result<ExitCode> {
     let store = Store::open(&config).await?;
-    let db = store.connect("limits", 1, false).await?;
+    let controls = service::controls(&config, store.connect("limits", 1, false).await?)?;
     let text = match args.command {
-        LimitsCommand::List(args) => list(&db, args.json).await,
-        LimitsCommand::Set(args) => set(&config, &db, args).await,
-        LimitsCommand::Clear(args) => clear(&config, &db, args).await,
-        LimitsCommand::Explain(args) => explain(&config, &db, args).await,
+        LimitsCommand::List(args) => list(&controls, args.json).await,
+        LimitsCommand::Set(args) => set(&controls, args).await,
+        LimitsCommand::Clear(args) => clear(&controls, args).await,
+        LimitsCommand::Explain(args) => explain(&controls, args).await,
     };
-    db.close().await;
+    controls.close().await;
     store.release().await?;
     output::line(&text?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(db: &Database, as_json: bool) -> Result<String> {
-    let all = limits::all(&mut *db.pool().acquire().await?).await.context("the limits could not be read")?;
+async fn list(controls: &Controls, as_json: bool) -> Result<String> {
+    let all = controls.limits().await.context("the limits could not be read")?;
     if as_json {
         let shown = all.iter().map(|(limit, holds)| {
             let mut object = json!(limit);
-            object["subject"] = json!(shown_subject(&limit.key));
+            object["subject"] = json!(shown_subject(limit.key.scope, &limit.key.subject));
             object["in_force"] = json!(holds);
             object
         });
@@ -218,78 +167,39 @@ async fn list(db: &Database, as_json: bool) -> Result<String> {
     Ok(table.render())
 }
 
-async fn set(config: &Config, db: &Database, args: SetArgs) -> Result<String> {
-    let reason = reason(&args.change)?;
-    known(config, db, &args.whose).await?;
+async fn set(controls: &Controls, args: SetArgs) -> Result<String> {
+    let said = said(&args.change)?;
     let mut named = BTreeSet::new();
-    let mut values = Vec::new();
-    for (rule, value) in args.values {
-        if !named.insert(rule) {
+    for (rule, _) in &args.values {
+        if !named.insert(*rule) {
             bail!("{} is given twice", rule.name());
         }
-        values.push((key(&args.whose, rule)?, value));
+        held_by(&args.whose, *rule)?;
     }
-    let expires_at = args.until.or_else(|| args.span.map(|span| Utc::now() + span));
-    let changed = limits::set(db, &values, expires_at, (&actor(args.change.by), &reason)).await;
-    let changed = changed.context("no limit was changed")?;
-    let told: Vec<(LimitKey, Changed)> = values.into_iter().map(|(key, _)| key).zip(changed).collect();
-    Ok(tell(&told, args.change.json))
+    let until = args.until.or_else(|| args.span.map(|span| Utc::now() + span));
+    let changed = controls.set_limits(&args.whose, &args.values, until, &said).await;
+    Ok(tell(&changed.context("no limit was changed")?, args.change.json))
 }
 
-async fn clear(config: &Config, db: &Database, args: ClearArgs) -> Result<String> {
-    let reason = reason(&args.change)?;
-    known(config, db, &args.whose).await?;
-    let rules = if args.rules.is_empty() { args.whose.scope.rules().to_vec() } else { args.rules };
-    let keys: Vec<LimitKey> = rules.into_iter().map(|rule| key(&args.whose, rule)).collect::<Result<_>>()?;
-    let by = actor(args.change.by);
-    let mut cleared = limits::clear(db, &keys, true, (&by, &reason)).await.context("no limit was changed")?;
-    if !args.temporary {
-        cleared.extend(
-            limits::clear(db, &keys, false, (&by, &reason)).await.context("only limits with an end were cleared")?,
-        );
-    }
+async fn clear(controls: &Controls, args: ClearArgs) -> Result<String> {
+    let said = said(&args.change)?;
+    args.rules.iter().try_for_each(|rule| held_by(&args.whose, *rule))?;
+    let cleared = controls.clear_limits(&args.whose, &args.rules, args.temporary, &said).await;
+    let cleared = cleared.context("not every limit was cleared")?;
     if cleared.is_empty() && !args.change.json {
         return Ok("there was nothing to clear".to_owned());
     }
     Ok(tell(&cleared, args.change.json))
 }
 
-fn reason(change: &ChangeArgs) -> Result<String> {
-    let reason = change.reason.trim();
-    if reason.is_empty() {
-        bail!("--reason must say why the limit is changed");
-    }
-    Ok(reason.to_owned())
+fn said(change: &ChangeArgs) -> Result<Said> {
+    let reason = operators::reason(&change.reason).map_err(|why| anyhow!("--reason {why}"))?;
+    Ok(Said { by: actor(change.by.clone()), reason })
 }
 
-fn key(whose: &Whose, rule: Rule) -> Result<LimitKey> {
-    let rules = whose.scope.rules();
-    if !rules.contains(&rule) {
-        let names = rules.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(" and ");
-        bail!("{} is no rule of {}s; theirs are {names}", rule.name(), whose.scope.name());
-    }
-    Ok(LimitKey { scope: whose.scope, subject: whose.subject.clone(), rule })
-}
-
-/// A slip in a name must not limit nothing.
-async fn known(config: &Config, db: &Database, whose: &Whose) -> Result<()> {
-    let names: Vec<&str> = match whose.scope {
-        Scope::Tenant => {
-            let id = TenantId::from_bare(&whose.subject)?;
-            let found = tenants::exists(&mut *db.pool().acquire().await?, id).await;
-            if !found.context("the tenants could not be read")? {
-                bail!("there is no tenant {id}");
-            }
-            return Ok(());
-        }
-        Scope::Account => config.providers.iter().map(|account| account.name.as_str()).collect(),
-        Scope::Model => config.models.iter().map(|model| model.name.as_str()).collect(),
-    };
-    if names.contains(&whose.subject.as_str()) {
-        return Ok(());
-    }
-    let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    bail!("there is no {} {:?} in these settings; known are: {known}", whose.scope.name(), whose.subject)
+fn held_by(whose: &Whose, rule: Rule) -> Result<()> {
+    words::rule_of(whose.scope, rule).map_err(|why| anyhow!("{} {why}", rule.name()))?;
+    Ok(())
 }
 
 fn tell(changed: &[(LimitKey, Changed)], as_json: bool) -> String {
@@ -311,33 +221,21 @@ fn tell(changed: &[(LimitKey, Changed)], as_json: bool) -> String {
     changed.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn shown_subject(key: &LimitKey) -> String {
-    match (key.scope, TenantId::from_bare(&key.subject)) {
-        (Scope::Tenant, Ok(id)) => id.to_string(),
-        _ => key.subject.clone(),
-    }
-}
-
 fn whose(key: &LimitKey) -> String {
-    format!("{}={}", key.scope.name(), shown_subject(key))
+    format!("{}={}", key.scope.name(), shown_subject(key.scope, &key.subject))
 }
 
 fn moment(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-async fn explain(config: &Config, db: &Database, args: ExplainArgs) -> Result<String> {
+async fn explain(controls: &Controls, args: ExplainArgs) -> Result<String> {
     let of = |scope: Scope| args.of.iter().find(|whose| whose.scope == scope);
     let (Some(tenant), Some(model)) = (of(Scope::Tenant), of(Scope::Model)) else {
         bail!("name a tenant and a model: tenant=ID model=NAME");
     };
-    known(config, db, tenant).await?;
-    known(config, db, model).await?;
-    let plan = service::route_plan(config)?;
     let tenant = TenantId::from_bare(&tenant.subject)?;
-    let asked = Asked { tenant, model: &model.subject, plan: &plan, worker_dead_after: config.engine.dead_after };
-    let found = scheduler::explain(db, &asked).await.context("the limits could not be read")?;
-    let found = found.with_context(|| format!("there is no tenant {tenant}"))?;
+    let found = controls.explain(tenant, &model.subject).await.context("nothing was explained")?;
     Ok(if args.json { json!(found).to_string() } else { report(&found) })
 }
 
@@ -395,30 +293,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_typed_is_understood_or_refused_in_words() {
-        let id = TenantId::generate();
-        assert_eq!(format!("tenant={id}").parse(), Ok(Whose { scope: Scope::Tenant, subject: id.bare() }));
-        assert_eq!("account=a=b".parse(), Ok(Whose { scope: Scope::Account, subject: "a=b".to_owned() }));
-        for wrong in ["tenant", "tenant=", "tenant=x", "queue=x", "=x"] {
-            assert!(wrong.parse::<Whose>().is_err(), "{wrong}");
-        }
+    fn a_limit_is_typed_as_a_rule_and_a_number() {
         assert_eq!(rule_and_value("max_in_flight=7"), Ok((Rule::MaxInFlight, 7)));
         for wrong in ["max_in_flight", "max_in_flight=0", "max_in_flight=-1", "max_in_flight=3000000000", "most=1"] {
             assert!(rule_and_value(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(span("90m"), Ok(TimeDelta::minutes(90)));
-        for wrong in ["", "90", "h", "0m", "-1h", "99999d", "9ü"] {
-            assert!(span(wrong).is_err(), "{wrong}");
-        }
-        assert!(moment_to_come("2020-01-01T00:00:00Z").is_err() && moment_to_come("Friday").is_err());
-    }
-
-    #[test]
-    fn each_scope_has_its_own_rules() {
-        let whose = |scope| Whose { scope, subject: "x".to_owned() };
-        assert!(key(&whose(Scope::Model), Rule::VideosPerMinute).is_ok());
-        assert!(Rule::ALL.into_iter().all(|rule| key(&whose(Scope::Tenant), rule).is_ok()));
-        let refused = key(&whose(Scope::Model), Rule::RequestsPerMinute).unwrap_err().to_string();
-        assert!(refused.contains("videos_per_minute and max_in_flight"), "{refused}");
     }
 }

@@ -6,6 +6,7 @@
 //! Refuses: SQL, decisions. What a command does is done by the rooms below; only the demo has a story of its own.
 
 mod bench;
+mod bulk;
 mod client;
 mod completions;
 mod customer;
@@ -15,6 +16,7 @@ mod ledger;
 mod limits;
 mod migrate;
 mod openapi;
+mod operator;
 mod output;
 mod progress;
 mod provider;
@@ -65,13 +67,17 @@ enum Command {
     /// Bring the database up to date, and do nothing else
     Migrate,
     /// Print the OpenAPI document
-    Openapi,
+    Openapi(openapi::OpenapiArgs),
     /// Manage customers
     Tenant(tenant::TenantArgs),
     /// See, stop and start provider accounts
     Provider(provider::ProviderArgs),
     /// See, change and explain the limits of tenants, accounts and models
     Limits(limits::LimitsArgs),
+    /// Cancel, pause or resume many batches of any customers at once
+    Bulk(bulk::BulkArgs),
+    /// Give and revoke keys of the operators' API
+    Operator(operator::OperatorArgs),
     /// Compare the books with themselves and with the work; exits with 1 if anything differs
     Reconcile(reconcile::ReconcileArgs),
     /// Prove that nobody has rewritten the books
@@ -99,10 +105,12 @@ pub async fn run() -> Result<ExitCode> {
         Command::Serve(args) => serve::run(settings(config)?, args).await,
         Command::Emulate(args) => emulate::run(args).await,
         Command::Migrate => migrate::run(settings(config)?).await,
-        Command::Openapi => openapi::run(),
+        Command::Openapi(args) => openapi::run(&args),
         Command::Tenant(args) => tenant::run(settings(config)?, args).await,
         Command::Provider(args) => provider::run(settings(config)?, args).await,
         Command::Limits(args) => limits::run(settings(config)?, args).await,
+        Command::Bulk(args) => bulk::run(settings(config)?, args).await,
+        Command::Operator(args) => operator::run(settings(config)?, args).await,
         Command::Reconcile(args) => reconcile::run(settings(config)?, args).await,
         Command::Ledger(args) => ledger::run(settings(config)?, args).await,
         Command::Bench(args) => bench::run(settings(config)?, args).await,

@@ -1,9 +1,8 @@
 //! `freezeframe provider`: what stands against each provider account, and an operator's word on it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use nix::unistd::{Uid, User};
@@ -11,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::output::{self, Table, amount};
 use crate::accounts::{self, Account};
-use crate::config::{Config, ProviderConfig};
-use crate::db::Database;
-use crate::scheduler;
-use crate::service::Store;
+use crate::config::Config;
+use crate::control::{AccountState, Controls};
+use crate::operators::{self, Said};
+use crate::service::{self, Store};
 
 /// See, stop and start provider accounts.
 #[derive(Args)]
@@ -55,6 +54,9 @@ struct StopArgs {
 struct StartArgs {
     /// The account, as in the settings
     name: String,
+    /// Why, for those who read its history
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     common: ChangeArgs,
 }
@@ -71,64 +73,41 @@ struct ChangeArgs {
 
 pub(super) async fn run(config: Config, args: ProviderArgs) -> Result<ExitCode> {
     let store = Store::open(&config).await?;
-    let db = store.connect("provider", 1, false).await?;
+    let controls = service::controls(&config, store.connect("provider", 1, false).await?)?;
     let text = match args.command {
-        ProviderCommand::List(args) => list(&config, &db, args.json).await,
-        ProviderCommand::Stop(args) => stop(&config, &db, args).await,
-        ProviderCommand::Start(args) => start(&config, &db, args).await,
+        ProviderCommand::List(args) => list(&controls, args.json).await,
+        ProviderCommand::Stop(args) => stop(&controls, args).await,
+        ProviderCommand::Start(args) => start(&controls, args).await,
     };
-    db.close().await;
+    controls.close().await;
     store.release().await?;
     output::line(&text?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(config: &Config, db: &Database, as_json: bool) -> Result<String> {
-    let under_way = scheduler::under_way(db).await.context("the videos under way could not be counted")?;
-    let mut rows: BTreeMap<String, Account> = accounts::list(db)
-        .await
-        .context("the accounts could not be read")?
-        .into_iter()
-        .map(|row| (row.name.clone(), row))
-        .collect();
-    for account in &config.providers {
-        rows.entry(account.name.clone()).or_insert_with(|| Account::open(&account.name));
-    }
-    let settings: HashMap<&str, &ProviderConfig> =
-        config.providers.iter().map(|account| (account.name.as_str(), account)).collect();
-    let lines = rows.values().map(|account| {
-        let in_flight = under_way.get(&account.name).copied().unwrap_or(0);
-        Line { account, in_flight, settings: settings.get(account.name.as_str()).copied() }
-    });
+async fn list(controls: &Controls, as_json: bool) -> Result<String> {
+    let accounts = controls.accounts().await.context("the accounts could not be read")?;
     if as_json {
-        return Ok(Value::from(lines.map(|line| line.json()).collect::<Vec<_>>()).to_string());
+        return Ok(Value::from(accounts.iter().map(|account| Line(account).json()).collect::<Vec<_>>()).to_string());
     }
     let mut table = Table::new(["account", "state", ">under way", ">at most", ">per minute", "why"]);
-    lines.for_each(|line| table.row(line.cells()));
+    accounts.iter().for_each(|account| table.row(Line(account).cells()));
     Ok(table.render())
 }
 
 /// An account as it is shown.
-struct Line<'a> {
-    account: &'a Account,
-    in_flight: i64,
-    settings: Option<&'a ProviderConfig>,
-}
+struct Line<'a>(&'a AccountState);
 
 impl Line<'_> {
-    fn state(&self) -> &'static str {
-        self.account.shut().map_or("open", accounts::Shut::name)
-    }
-
     fn json(&self) -> Value {
         let mut shown = json!({
-            "state": self.state(),
-            "in_flight": self.in_flight,
-            "configured": self.settings.is_some(),
-            "max_in_flight": self.settings.map(|settings| settings.max_in_flight),
-            "requests_per_minute": self.settings.map(|settings| settings.requests_per_minute),
+            "state": self.0.word(),
+            "in_flight": self.0.in_flight,
+            "configured": self.0.limits.is_some(),
+            "max_in_flight": self.0.limits.map(|limits| limits.max_in_flight),
+            "requests_per_minute": self.0.limits.map(|limits| limits.requests_per_minute),
         });
-        if let (Some(shown), Ok(Value::Object(row))) = (shown.as_object_mut(), serde_json::to_value(self.account)) {
+        if let (Some(shown), Ok(Value::Object(row))) = (shown.as_object_mut(), serde_json::to_value(&self.0.account)) {
             shown.extend(row);
         }
         shown
@@ -136,16 +115,16 @@ impl Line<'_> {
 
     fn cells(&self) -> [String; 6] {
         let limit = |limit: Option<u32>| limit.map_or_else(|| "-".to_owned(), |limit| amount(limit.into()));
-        let mut why = why(self.account);
-        if self.settings.is_none() {
+        let mut why = why(&self.0.account);
+        if self.0.limits.is_none() {
             why.insert(0, "not in these settings".to_owned());
         }
         [
-            self.account.name.clone(),
-            self.state().to_owned(),
-            amount(self.in_flight),
-            limit(self.settings.map(|settings| settings.max_in_flight)),
-            limit(self.settings.map(|settings| settings.requests_per_minute)),
+            self.0.account.name.clone(),
+            self.0.word().to_owned(),
+            amount(self.0.in_flight),
+            limit(self.0.limits.map(|limits| limits.max_in_flight)),
+            limit(self.0.limits.map(|limits| limits.requests_per_minute)),
             why.join("; "),
         ]
     }
@@ -168,24 +147,24 @@ fn why(account: &Account) -> Vec<String> {
     why
 }
 
-fn moment(at: DateTime<Utc>) -> String {
+pub(super) fn moment(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-async fn stop(config: &Config, db: &Database, args: StopArgs) -> Result<String> {
-    let reason = args.reason.trim();
-    if reason.is_empty() {
-        bail!("--reason must say why the account is stopped");
-    }
-    known(config, db, &args.name).await?;
-    let changed = accounts::stop(db, &args.name, &actor(args.common.by), reason).await;
+async fn stop(controls: &Controls, args: StopArgs) -> Result<String> {
+    let said = Said { by: actor(args.common.by), reason: reason(&args.reason)? };
+    let changed = controls.stop_account(&args.name, &said).await;
     told(&changed.context("the account was not stopped")?, "stopped: nothing new goes there", args.common.json)
 }
 
-async fn start(config: &Config, db: &Database, args: StartArgs) -> Result<String> {
-    known(config, db, &args.name).await?;
-    let changed = accounts::start(db, &args.name, &actor(args.common.by)).await;
+async fn start(controls: &Controls, args: StartArgs) -> Result<String> {
+    let why = args.reason.as_deref().map(reason).transpose()?;
+    let changed = controls.start_account(&args.name, (&actor(args.common.by), why.as_deref())).await;
     told(&changed.context("the account was not started")?, "open: it takes videos again", args.common.json)
+}
+
+fn reason(text: &str) -> Result<String> {
+    operators::reason(text).map_err(|why| anyhow!("--reason {why}"))
 }
 
 fn told(changed: &accounts::Changed, now: &str, as_json: bool) -> Result<String> {
@@ -195,17 +174,6 @@ fn told(changed: &accounts::Changed, now: &str, as_json: bool) -> Result<String>
     let before = why(&changed.before);
     let before = if before.is_empty() { "nothing stood against it".to_owned() } else { before.join("; ") };
     Ok(format!("{} is {now}\nbefore: {before}", changed.after.name))
-}
-
-/// A slip in a name must not stop nothing.
-async fn known(config: &Config, db: &Database, name: &str) -> Result<()> {
-    let mut names: BTreeSet<String> = config.providers.iter().map(|account| account.name.clone()).collect();
-    names.extend(accounts::list(db).await.context("the accounts could not be read")?.into_iter().map(|row| row.name));
-    if names.contains(name) {
-        return Ok(());
-    }
-    let names = if names.is_empty() { "none".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(", ") };
-    bail!("there is no provider account {name:?}; known are: {names}")
 }
 
 /// The name given, else the user that runs this.
@@ -240,7 +208,8 @@ mod tests {
             told.starts_with("stopped by ann at 2026-11-23T12:00:00Z: price dispute; out of credit or quota since")
         );
         assert!(!told.contains("rests"), "a pause that is over is nothing: {told}");
-        let line = Line { account: &account, in_flight: 3, settings: None };
+        let state = AccountState { account, in_flight: 3, limits: None };
+        let line = Line(&state);
         assert_eq!(line.cells()[..4], ["lab", "stopped", "3", "-"].map(str::to_owned));
         let json = line.json();
         assert_eq!(

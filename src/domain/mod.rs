@@ -5,7 +5,9 @@
 //! [`state`] are repeated by Postgres enums of the same words (a test compares them).
 //! Refuses: floats for money, ids of one kind where another is meant, text that Postgres or a provider cannot take.
 
+pub mod access_key;
 pub mod credits;
+pub mod faults;
 pub mod ids;
 pub mod image;
 pub mod master_key;
@@ -13,7 +15,9 @@ pub mod secret;
 pub mod state;
 pub mod video_spec;
 
+pub use access_key::{ApiKey, MalformedKey, OperatorKey};
 pub use credits::Credits;
+pub use faults::Wrong;
 pub use freezeframe_workflows::FailureClass;
 pub use ids::{AttemptId, BatchId, DeliveryId, EventId, TenantId, VideoId};
 pub use image::{ImageFacts, ImageFormat, ImageId, ImageSource, NotAnImage};

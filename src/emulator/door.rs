@@ -18,10 +18,13 @@ use poem::http::uri::Scheme;
 use poem::listener::Acceptor;
 use poem::web::{LocalAddr, RemoteAddr};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Before the next try when the operating system has no connection to give (usually: out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that may wait to be accepted. A client whose connection finds no room thinks that it is connected and sends its
+/// order, and then it breaks: a fault that nobody scripted.
+const BACKLOG: u32 = 4096;
 
 /// The open connections by the client's address.
 #[derive(Clone, Default)]
@@ -66,7 +69,11 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) async fn open(listen: SocketAddr, connections: Connections) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
+        let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // as the usual way to open a listener does, so that the emulator can be started again at once
+        socket.set_reuseaddr(true)?;
+        socket.bind(listen)?;
+        let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         Ok(Door { listener, address, connections })
     }

@@ -97,7 +97,7 @@ pub async fn clear(
 }
 
 /// Changes are committed in the order of their ids, or a reader that knows the highest would miss one.
-async fn one_at_a_time(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn one_at_a_time(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query!("lock table limits in share row exclusive mode").execute(conn).await?;
     Ok(())
 }

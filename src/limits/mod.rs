@@ -9,6 +9,7 @@
 //! Refuses: to know what is under way, and what the settings say.
 
 mod change;
+mod many;
 
 use std::collections::HashMap;
 
@@ -17,6 +18,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 pub use change::{Changed, clear, set};
+pub use many::{clear_many, set_many};
 
 /// What a limit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -80,8 +82,7 @@ pub enum Rule {
 
 impl Rule {
     /// Those that are set by a number.
-    pub const NUMBERS: [Rule; 4] =
-        [Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::Weight];
+    pub const NUMBERS: [Rule; 4] = [Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::Weight];
     pub const ALL: [Rule; 5] =
         [Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::Weight, Rule::Paused];
     pub const MOST_WEIGHT: u32 = 1_000;

@@ -17,7 +17,7 @@ use super::window::Window;
 use super::{AccountLimits, RoutePlan};
 use crate::accounts;
 use crate::db::Database;
-use crate::domain::TenantId;
+use crate::domain::{BatchId, TenantId};
 use crate::limits::{self, Limits, Rule, Scope};
 
 /// Where a limit comes from.
@@ -185,6 +185,7 @@ impl View<'_> {
             Scope::Tenant => TenantId::from_bare(subject).ok().map(Subject::Tenant),
             Scope::Account => Some(Subject::Account(subject.to_owned())),
             Scope::Model => Some(Subject::Model(subject.to_owned())),
+            Scope::Batch => BatchId::from_bare(subject).ok().map(Subject::Batch),
         };
         let window = whose.and_then(|whose| self.windows.get(&whose));
         let used = window.map_or(0, Window::used);

@@ -150,8 +150,8 @@ fn take(flow: &Flow, poured: &mut Poured, share: &mut f64, supplies: &mut [Suppl
     if poured.left <= NOTHING {
         poured.left = 0.0;
         let part = if possible.is_finite() && possible > 0.0 { taken / possible } else { 0.0 };
-        poured.begins.last = Some(now + (until - now) * part);
-        poured.begins.first = poured.begins.first.min(poured.begins.last).or(poured.begins.last);
+        let last = now + (until - now) * part;
+        poured.begins = Begins { first: Some(poured.begins.first.map_or(last, |first| first.min(last))), last: Some(last) };
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod budget;
 mod durations;
+mod estimate;
 mod explain;
 mod forecast;
 mod lane;
@@ -25,6 +26,7 @@ mod round_robin;
 mod routes;
 mod rules;
 mod subject;
+mod supplies;
 mod turns;
 mod watch;
 mod window;
@@ -52,9 +54,9 @@ use routes::OpenRoutes;
 use rules::Rules;
 use watch::Watch;
 
+pub use estimate::{Estimate, estimate};
 pub use explain::{Asked, Explanation, RouteState, RuleState, Source, explain};
 pub use lane::OpenLane;
-pub use outlook::{Estimate, estimate};
 pub use release::{WAKE_CHANNEL, wake};
 pub use subject::Subject;
 pub use turns::{UnusedTurn, give_back as give_turns_back};

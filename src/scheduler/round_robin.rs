@@ -490,7 +490,7 @@ mod tests {
                 Some(Scope::Tenant) => WaitingReason::TenantLimit,
                 Some(Scope::Account) => WaitingReason::ProviderLimit,
                 Some(Scope::Model) => WaitingReason::ModelLimit,
-                None => WaitingReason::BatchPace,
+                Some(Scope::Batch) | None => WaitingReason::BatchPace,
             };
             assert_eq!(waiting, [(0, why)].into(), "{:?}", all.get(strict));
             let turns = &shares[0].turns;

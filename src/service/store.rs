@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use url::Url;
 
 use crate::config::Config;
-use crate::db::{self, Database, DatabaseSettings, Embedded, EmbeddedSettings, RequestDb};
+use crate::db::{self, Database, DatabaseSettings, Embedded, EmbeddedSettings, REQUEST_WITHIN, RequestDb};
 
 /// The role that everything but migrating and answering requests acts as; it owns nothing.
 const APP_ROLE: &str = "freezeframe_app";
@@ -17,6 +17,10 @@ const APP_ROLE: &str = "freezeframe_app";
 const API_ROLE: &str = "freezeframe_api";
 /// The database of the embedded server.
 const EMBEDDED_DATABASE: &str = "freezeframe";
+/// Operators are few.
+const OPERATOR_CONNECTIONS: u32 = 2;
+/// A lock that an operator's change does not get is told while the operator still waits.
+const OPERATOR_LOCK: Duration = Duration::from_millis(1_500);
 /// Callbacks are written by one connection, many at a time.
 const MAILBOX_CONNECTIONS: u32 = 1;
 
@@ -140,6 +144,23 @@ impl Store {
     /// As [`Store::connect_requests`].
     pub async fn connect_mailbox(&self) -> Result<Database> {
         Database::connect(&self.as_requests("callbacks", MAILBOX_CONNECTIONS)).await
+    }
+
+    /// Connects for operators' requests: across tenants, and with no statement that takes longer than a request may.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn connect_operators(&self) -> Result<Database> {
+        Database::connect(&DatabaseSettings {
+            application_name: "freezeframe operators".to_owned(),
+            max_connections: OPERATOR_CONNECTIONS,
+            acquire_timeout: REQUEST_WITHIN,
+            statement_timeout: REQUEST_WITHIN,
+            lock_timeout: OPERATOR_LOCK,
+            role: Some(APP_ROLE.to_owned()),
+            ..DatabaseSettings::new(&self.url)
+        })
+        .await
     }
 
     fn as_requests(&self, name: &str, connections: u32) -> DatabaseSettings {

@@ -5,9 +5,8 @@
 //! Refuses: text that is no API key of ours, before the database is asked.
 
 mod account;
-pub mod api_key;
 pub mod webhook_secret;
 
+pub use crate::domain::{ApiKey, MalformedKey};
 pub use account::{InvalidTenant, NewTenant, StoredTenant, Tenant, authenticate, exists, insert, set_retention};
-pub use api_key::{ApiKey, MalformedKey};
 pub use webhook_secret::WebhookSecret;

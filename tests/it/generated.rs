@@ -9,21 +9,25 @@ fn in_house(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-#[test]
-fn the_openapi_document_is_what_the_code_serves() {
-    let path = in_house("openapi/openapi.json");
-    let generated = freezeframe::api::openapi_json();
+fn is_checked_in(name: &str, generated: &str) {
+    let path = in_house(name);
     if std::env::var_os("FREEZEFRAME_REGENERATE").is_some_and(|value| value == "1") {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &generated).unwrap();
+        std::fs::write(&path, generated).unwrap();
     }
     let checked_in = std::fs::read_to_string(&path).unwrap_or_default();
     let differs = checked_in.lines().zip(generated.lines()).position(|(old, new)| old != new);
     assert!(
         checked_in == generated,
-        "openapi/openapi.json is not what the code generates (first difference in line {:?}): run `make generate`",
+        "{name} is not what the code generates (first difference in line {:?}): run `make generate`",
         differs.map(|at| at + 1)
     );
+}
+
+#[test]
+fn the_openapi_documents_are_what_the_code_serves() {
+    is_checked_in("openapi/openapi.json", &freezeframe::api::openapi_json());
+    is_checked_in("openapi/operator.json", &freezeframe::api::operator_openapi_json());
 }
 
 /// The example as it is, and with every setting switched on that stands behind a single `#`.

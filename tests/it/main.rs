@@ -24,6 +24,7 @@ mod isolation;
 mod ledger;
 mod ledger_model;
 mod likeness;
+mod operator;
 mod outages;
 mod pacing;
 mod quotes;

@@ -53,6 +53,8 @@ kinds! {
         "Send a smaller batch, wait for refunds, or buy credits for at least `shortfall`.";
     ForgedLink = "forged-link" FORBIDDEN "Link not valid"
         "Use the link exactly as the API gave it, or read the video again for a new one.";
+    RoleForbids = "role-forbids" FORBIDDEN "Role does not allow this"
+        "For operators alone: ask somebody whose key has the role `ops`.";
     NotFound = "not-found" NOT_FOUND "Not found"
         "Check the address and the id; batches of other tenants are not visible.";
     MethodNotAllowed = "method-not-allowed" METHOD_NOT_ALLOWED "Method not allowed"
@@ -69,6 +71,8 @@ kinds! {
         "Read the videos of the batch: none failed, or none for a type that `failure_types` names.";
     RetriedBefore = "retried-before" CONFLICT "Failed videos were retried before"
         "Follow the batches that `retried_by` of this one names; what fails there again is retried from there.";
+    OtherCount = "other-count" CONFLICT "Not the number that was expected"
+        "For operators alone: look at the preview again, and send its `batches` as `expected`.";
     ExpiredLink = "expired-link" GONE "Link expired"
         "Read the video again for a new link; there is one as long as the file is kept.";
     FilePurged = "file-purged" GONE "File no longer kept"
@@ -81,6 +85,8 @@ kinds! {
         "`Content-Range` names the length of the file.";
     InvalidOrder = "invalid-order" UNPROCESSABLE_ENTITY "Batch not valid"
         "Correct everything that `errors` names, each by its JSON pointer into the body. Nothing was frozen.";
+    InvalidChange = "invalid-change" UNPROCESSABLE_ENTITY "Change not valid"
+        "For operators alone: correct everything that `errors` names, each by its JSON pointer into the body.";
     ImageQuota = "image-quota" CONFLICT "Too many images kept"
         "Use images that are there already; those that no batch uses any more go by themselves after some days.";
     InvalidImage = "invalid-image" UNPROCESSABLE_ENTITY "Image not valid"
@@ -124,6 +130,8 @@ pub struct Problem {
     pub available: Option<i64>,
     /// With status 402: what is missing, in credits.
     pub shortfall: Option<i64>,
+    /// Where a count was expected and is another one: what it is now.
+    pub present: Option<u32>,
 }
 
 /// One thing that is wrong, and where.
@@ -153,6 +161,7 @@ impl Problem {
             required: None,
             available: None,
             shortfall: None,
+            present: None,
         }
     }
 
@@ -175,8 +184,15 @@ impl Problem {
     }
 }
 
-/// The errors of an operation, which follow from what it takes.
+/// The errors of an operation, which follow from what it takes and whose it is.
 pub fn responses_of(operation: &MetaOperation) -> Vec<MetaResponse> {
+    match operation.security.iter().any(|scheme| scheme.contains_key(super::operator::SCHEME)) {
+        true => super::operator::responses_of(operation),
+        false => responses_for_customers(operation),
+    }
+}
+
+fn responses_for_customers(operation: &MetaOperation) -> Vec<MetaResponse> {
     let takes = |place| operation.params.iter().any(|param| param.in_type == place);
     let (body, key) = (operation.request.is_some(), !operation.security.is_empty());
     let takes_json =
@@ -234,7 +250,7 @@ pub fn responses_of(operation: &MetaOperation) -> Vec<MetaResponse> {
     possible.into_iter().filter(|(applies, ..)| *applies).map(|(_, status, words)| response(status, words)).collect()
 }
 
-fn response(status: u16, description: &'static str) -> MetaResponse {
+pub(super) fn response(status: u16, description: &'static str) -> MetaResponse {
     let retry_after = MetaHeader {
         name: "RETRY-AFTER".to_owned(),
         description: Some("Seconds to wait before the request is repeated.".to_owned()),

@@ -35,7 +35,7 @@ use places::{Full, Places};
 use tls::Tls;
 
 use super::error::Problem;
-use super::{ApiState, observe};
+use super::{ApiState, OperatorState, observe};
 use crate::config::{ConnectionLimits, HttpConfig};
 use crate::metrics;
 
@@ -58,6 +58,7 @@ pub struct Listeners {
 /// A server that is ready to listen.
 pub struct HttpServer {
     state: ApiState,
+    operators: OperatorState,
     http: HttpConfig,
     tls: Option<Arc<Tls>>,
 }
@@ -65,11 +66,11 @@ pub struct HttpServer {
 impl HttpServer {
     /// # Errors
     /// When the certificate cannot be used.
-    pub fn new(state: ApiState, http: &HttpConfig) -> Result<HttpServer> {
+    pub fn new(state: ApiState, operators: OperatorState, http: &HttpConfig) -> Result<HttpServer> {
         let tls = http.tls.as_ref().map(Tls::load).transpose()?;
         let mut http = http.clone();
         http.connections.total = affordable(http.connections.total);
-        Ok(HttpServer { state, http, tls })
+        Ok(HttpServer { state, operators, http, tls })
     }
 
     /// Serves until `stop`, then ends in order.
@@ -77,7 +78,7 @@ impl HttpServer {
     /// # Errors
     /// None at present: what goes wrong is a connection's own affair.
     pub async fn serve(self, listeners: Listeners, stop: CancellationToken) -> Result<()> {
-        let HttpServer { state, http, tls } = self;
+        let HttpServer { state, operators, http, tls } = self;
         metrics::http_starts(Full::ALL.map(Full::word), watch::Ended::ALL.map(watch::Ended::word));
         let (tasks, accepting, force) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let port = |endpoint: BoxEndpoint<'static, Response>, tls: Option<Arc<Tls>>| {
@@ -89,7 +90,7 @@ impl HttpServer {
             tasks.spawn(tls.keep_renewed(accepting.clone()));
         }
         let own_metrics = listeners.metrics.is_some();
-        let gate = Gate::new(super::routes(state.clone(), !own_metrics), &http);
+        let gate = Gate::new(super::routes(state.clone(), operators, !own_metrics), &http);
         let api = port(observe::Observed(gate).boxed(), tls);
         open(listeners.api, api, Places::new("api", http.connections), &tasks);
         if let Some(listener) = listeners.metrics {

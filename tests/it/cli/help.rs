@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Machine;
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 19] = [
     &[],
     &["batch"],
     &["batch", "submit"],
@@ -18,6 +18,12 @@ const COMMANDS: [&[&str]; 13] = [
     &["wallet"],
     &["models"],
     &["completions"],
+    &["operator"],
+    &["operator", "add"],
+    &["bulk"],
+    &["bulk", "cancel"],
+    &["bulk", "pause"],
+    &["openapi"],
 ];
 
 #[tokio::test]
