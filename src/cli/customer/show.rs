@@ -178,6 +178,7 @@ fn waiting_words(reason: &str) -> String {
         "provider_limit" => "the provider's limit",
         "batch_pace" => "the pace that it was ordered with",
         "cooldown" => "the provider, which asked for a pause",
+        "circuit_open" => "the provider, where orders failed one after the other",
         "out_of_quota" | "refused" | "paused" | "no_route" => "our operators: the way to the provider is closed",
         "no_worker" => "a free worker",
         other => return plain(other),
