@@ -12,11 +12,13 @@ use crate::pacing::{kill_the_leader, leading};
 use crate::routes::{FOR_EVER_MS, clips, second, two_accounts};
 
 /// Long enough for another leader to take over within it.
-const USUAL_SECS: u32 = 6;
+const USUAL_SECS: u32 = 8;
 /// Videos under way at the account when the 429 comes, videos that wait for it, and videos of the other account.
-const BEFORE: usize = 30;
+const BEFORE: usize = 50;
 const WAITING: usize = 40;
 const ELSEWHERE: usize = 40;
+/// Of each process: it takes all three to carry what is under way.
+const SLOTS: usize = 20;
 
 fn asked_secs() -> u32 {
     std::env::var("FREEZEFRAME_COOLDOWN_SECS").ok().and_then(|text| text.parse().ok()).unwrap_or(USUAL_SECS)
@@ -29,7 +31,7 @@ async fn no_process_orders_from_an_account_before_the_pause_of_its_429_is_over_w
     let mut app = TestApp::start(TestSettings {
         roles: API,
         skip_back_off: false,
-        slots: 40,
+        slots: SLOTS,
         rules: vec![Rule::on_prompt("refused", refusal).times(1), Rule::takes("before", FOR_EVER_MS)],
         ..two_accounts()
     })
@@ -40,7 +42,7 @@ async fn no_process_orders_from_an_account_before_the_pause_of_its_429_is_over_w
     }
     let customer = app.customer(1_000_000).await;
     let only_there = |prompt: &str, count: usize| json!({"items": (0..count).map(|n| item(&format!("{prompt} {n}"))).collect::<Vec<_>>()});
-    // more than one process works with the account, and goes on asking about its jobs
+    // every process works with the account, and goes on asking about its jobs
     customer.order(&only_there("before", BEFORE)).await;
     let accepted = "from attempts where provider = 'sora' and state = 'accepted'";
     app.until("the account has work", async || {
@@ -48,7 +50,7 @@ async fn no_process_orders_from_an_account_before_the_pause_of_its_429_is_over_w
     })
     .await;
     let workers = app.count(&format!("select count(distinct worker) {accepted}")).await;
-    assert!(workers >= 2, "only {workers} process works");
+    assert_eq!(workers, 3, "not every process works");
 
     customer.order(&only_there("refused", 1)).await;
     let cools = "select count(*) from provider_accounts where name = 'sora' and cooled_until > now()";
@@ -76,7 +78,7 @@ async fn no_process_orders_from_an_account_before_the_pause_of_its_429_is_over_w
     let asked_ms = u64::from(asked_secs) * 1_000;
     let within = later.iter().filter(|after| **after < asked_ms).count();
     println!(
-        "{workers} of 3 processes used the account, leader {old} was killed within the pause and {new} led on: {within} \
+        "{workers} processes used the account, leader {old} was killed within the pause and {new} led on: {within} \
          creates within {asked_secs} s of the 429, the first one after {} ms; the other account had {} meanwhile",
         later[0],
         made_elsewhere().await,
