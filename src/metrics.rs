@@ -60,7 +60,7 @@ metrics! {
     WEBHOOK_ATTEMPTS = "freezeframe_webhook_attempts_total" Counter "Webhook deliveries tried, by result.";
     HTTP_REQUESTS = "freezeframe_http_requests_total" Counter "Requests answered, by method, route and status.";
     HTTP_SECONDS = "freezeframe_http_request_seconds" Histogram "Duration of requests, by method and route.";
-    ACCOUNT_NEWS = "freezeframe_account_news_total" Counter "What providers told us of our accounts, by account and news: cool, out_of_quota, refused, answered_again.";
+    ACCOUNT_NEWS = "freezeframe_account_news_total" Counter "What providers told us of our accounts, by account and news: cool, out_of_quota, refused, answered_again, fault, took, probe_over, circuit_opened, circuit_closed.";
     PROVIDER_CALLBACKS = "freezeframe_provider_callbacks_total" Counter "Callbacks of providers, by account and outcome: noted, again, ignored, forged, mismatch, refused, busy, adopted.";
     LATE_LOOKS = "freezeframe_late_looks_total" Counter "Looks at jobs of attempts that had ended, by provider account and result: succeeded, failed, open.";
     VIDEOS_GIVEN_BACK = "freezeframe_videos_given_back_total" Counter "Released videos that went back to wait before they began, by reason: turn_over, not_to_begin (account shut, batch cancelled or overdue).";
@@ -210,7 +210,8 @@ pub fn attempt_ended(provider: &str, end: &'static str) {
     counter!(ATTEMPTS, "provider" => provider.to_owned(), "end" => end).increment(1);
 }
 
-/// `account` is the name of a configured account; `news` one of `cool`, `out_of_quota`, `refused`, `answered_again`.
+/// `account` is the name of a configured account; `news` one of `cool`, `out_of_quota`, `refused`, `answered_again`,
+/// `fault`, `took`, `probe_over`, `circuit_opened`, `circuit_closed`.
 pub fn account_news(account: &str, news: &'static str) {
     counter!(ACCOUNT_NEWS, "account" => account.to_owned(), "news" => news).increment(1);
 }

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::CircuitLaw;
 use crate::api::{self, ApiState, CallbackDoor, HttpServer, Listeners, OperatorState};
 use crate::batches::Admission;
 use crate::callbacks::{Ears, Mailbox};
@@ -222,6 +223,11 @@ impl Service {
                 cool_down: config.scheduler.cool_down,
                 max_cool_down: config.scheduler.max_cool_down,
                 probe: config.scheduler.probe,
+                circuit: CircuitLaw {
+                    faults: config.scheduler.circuit_faults,
+                    pause: config.scheduler.circuit,
+                    max_pause: config.scheduler.max_circuit,
+                },
             },
         };
         let settings = WorkerSettings::new(config, books::process_name());

@@ -5,18 +5,9 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-/// What an account's provider told us.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// It wants a pause, of this length.
-    Cool { pause: Duration, cause: &'static str },
-    /// Our money or quota is used up.
-    OutOfQuota,
-    /// It does not know us.
-    Refused,
-    /// It took a video although it was marked as out of quota or refusing us.
-    AnsweredAgain,
-}
+use super::circuit;
+use super::news::News;
+use crate::metrics;
 
 /// The news of one account, taken together.
 #[derive(Default)]
@@ -34,7 +25,7 @@ enum Mark {
 }
 
 /// Writes news, in a few statements however many there are. A pause that changes nothing writes nothing; neither does a
-/// mark that stands already. `probe` is how long a marked account is left alone before one video may try it.
+/// mark that stands already, nor an order that was taken where no fault is counted. `probe` is how long a marked account is left alone before one video may try it.
 ///
 /// Locks the rows of the accounts, by name, until the transaction ends: do it last.
 ///
@@ -45,6 +36,7 @@ pub async fn note(conn: &mut PgConnection, news: &[(&str, &News)], probe: Durati
         return Ok(());
     }
     let mut digests: BTreeMap<&str, Digest> = BTreeMap::new();
+    let mut circuits: BTreeMap<&str, Vec<&News>> = BTreeMap::new();
     for (account, news) in news {
         let digest = digests.entry(account).or_default();
         match news {
@@ -54,6 +46,10 @@ pub async fn note(conn: &mut PgConnection, news: &[(&str, &News)], probe: Durati
             News::OutOfQuota => digest.mark = Some(Mark::OutOfQuota),
             News::Refused => digest.mark = Some(Mark::Refused),
             News::AnsweredAgain => digest.mark = Some(Mark::Answered),
+            News::Fault(_) | News::Took | News::ProbeOver { .. } => {}
+        }
+        if circuit::concerns(news) {
+            circuits.entry(account).or_default().push(news);
         }
     }
     let pauses: Vec<(&str, Duration, &str)> =
@@ -64,7 +60,8 @@ pub async fn note(conn: &mut PgConnection, news: &[(&str, &News)], probe: Durati
     let (spent, refused, answered) = (marked(Mark::OutOfQuota), marked(Mark::Refused), marked(Mark::Answered));
     cool(conn, &pauses).await?;
     mark(conn, (&spent, &refused), probe).await?;
-    clear(conn, &answered).await
+    clear(conn, &answered).await?;
+    circuit::write(conn, &circuits).await
 }
 
 async fn cool(conn: &mut PgConnection, pauses: &[(&str, Duration, &str)]) -> Result<(), sqlx::Error> {
@@ -154,28 +151,37 @@ async fn clear(conn: &mut PgConnection, answered: &[String]) -> Result<(), sqlx:
     let cleared = sqlx::query!(
         r#"with before as materialized (
                select a.* from provider_accounts a
-               where a.name = any($1) and (a.quota_exhausted_at is not null or a.refused_at is not null)
+               where a.name = any($1)
+                   and (a.quota_exhausted_at is not null or a.refused_at is not null or a.circuit_opened_at is not null)
                order by a.name for update
            ), changed as (
-               update provider_accounts a set quota_exhausted_at = null, refused_at = null, probe_at = null, probe_video = null
+               update provider_accounts a set quota_exhausted_at = null, refused_at = null, probe_at = null, probe_video = null,
+                   circuit_faults = '{}', circuit_fault_at = null, circuit_opened_at = null, circuit_pause_ms = null
                from before b where a.name = b.name
                returning a.*
            )
            insert into provider_account_changes (account, actor, act, state_before, state_after)
-           select c.name, 'worker', 'answered_again', to_jsonb(b), to_jsonb(c)
-           from changed c join before b on b.name = c.name
-           returning account"#,
+           select c.name, 'worker', k.act, to_jsonb(b), to_jsonb(c)
+           from changed c join before b on b.name = c.name cross join lateral (values
+               ('answered_again', b.quota_exhausted_at is not null or b.refused_at is not null),
+               ('circuit_closed', b.circuit_opened_at is not null)) as k (act, holds)
+           where k.holds
+           returning account, act"#,
         answered,
     )
     .fetch_all(conn)
     .await?;
     for row in cleared {
-        tracing::info!(account = row.account, "a provider account takes videos again");
+        if row.act == "circuit_closed" {
+            metrics::account_news(&row.account, "circuit_closed");
+        }
+        tracing::info!(account = row.account, why = row.act, "a provider account takes videos again");
     }
     Ok(())
 }
 
-/// A video is on its way to find out whether a marked account takes videos again; the next one may after `probe`.
+/// A video is on its way to find out whether a marked account takes videos again; the next one may after `probe`, or after
+/// the pause of an open circuit if that is longer. What the video finds out puts its own time in the place of that.
 ///
 /// # Errors
 /// The database's.
@@ -185,7 +191,8 @@ pub async fn probing(
     probe: Duration,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update provider_accounts set probe_video = $2, probe_at = now() + $3 * interval '1 ms'
+        "update provider_accounts set probe_video = $2,
+             probe_at = now() + greatest($3::float8, circuit_pause_ms) * interval '1 ms'
          where name = $1 and probe_at is not null",
         account,
         video,

@@ -45,7 +45,7 @@ pub async fn stop(db: &Database, account: &str, actor: &str, reason: &str) -> Re
     .await
 }
 
-/// Clears everything that stands against the account: an operator's stop, a pause, the marks. What is still true is soon
+/// Clears everything that stands against the account: an operator's stop, a pause, the marks, an open circuit. What is still true is soon
 /// learned again.
 ///
 /// # Errors
@@ -59,6 +59,7 @@ pub async fn start(db: &Database, account: &str, actor: &str, reason: Option<&st
             sqlx::query!(
                 "update provider_accounts set stopped_at = null, stopped_by = null, stop_reason = null,
                      cooled_until = null, cool_cause = null, quota_exhausted_at = null, refused_at = null,
+                     circuit_faults = '{}', circuit_fault_at = null, circuit_opened_at = null, circuit_pause_ms = null,
                      probe_at = null, probe_video = null
                  where name = $1",
                 account,

@@ -34,6 +34,9 @@ pub struct VideoBatchRequest {
     /// A pace of its own, slower than your limit: no more videos of the batch start in any 60 seconds.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
     pub videos_per_minute: Option<u32>,
+    /// Of your batches the one with the higher priority goes first, and of the same the older: 0 to 9, 5 when absent.
+    #[oai(validator(minimum(value = "0"), maximum(value = "9")))]
+    pub priority: Option<u8>,
     /// Videos that have not begun by then end as `expired` and are refunded; those that have begun go on. At most 30 days away.
     pub complete_by: Option<DateTime<Utc>>,
 }
@@ -90,6 +93,7 @@ impl Example for VideoBatchRequest {
             x_request_id: Some("spring-campaign-17".to_owned()),
             metadata: Some(BTreeMap::from([("campaign".to_owned(), "spring".to_owned())])),
             videos_per_minute: None,
+            priority: None,
             complete_by: None,
         }
     }
@@ -153,6 +157,22 @@ impl VideoBatchCancelled {
     }
 }
 
+/// A batch that was paused or resumed.
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct VideoBatchPaused {
+    pub batch_id: String,
+    /// Since when you have paused it; absent when it goes on.
+    pub paused_at: Option<DateTime<Utc>>,
+    pub links: VideoBatchLinks,
+}
+
+impl VideoBatchPaused {
+    pub fn new(id: BatchId, paused_at: Option<DateTime<Utc>>) -> VideoBatchPaused {
+        VideoBatchPaused { batch_id: id.to_string(), paused_at, links: VideoBatchLinks::of(id) }
+    }
+}
+
 /// A batch at one moment.
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none)]
@@ -169,8 +189,14 @@ pub struct VideoBatch {
     pub metadata: Option<BTreeMap<String, String>>,
     /// The pace that it was ordered with.
     pub videos_per_minute: Option<u32>,
+    /// Of your batches the one with the higher goes first.
+    pub priority: u8,
+    /// What to expect; absent before we have looked, and when the batch has ended or is cancelled.
+    pub outlook: Option<BatchOutlook>,
     /// The time by which it was to be complete.
     pub complete_by: Option<DateTime<Utc>>,
+    /// Since when you have paused it.
+    pub paused_at: Option<DateTime<Utc>>,
     /// Since when it is cancelled.
     pub cancelled_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
@@ -184,6 +210,18 @@ pub struct VideoBatch {
     #[oai(skip_serializing_if_is_empty)]
     pub retried_by: Vec<String>,
     pub links: VideoBatchLinks,
+}
+
+/// What to expect of a batch, as it looked a few seconds ago. It is no promise: others order, and videos fail.
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct BatchOutlook {
+    /// Your waiting videos that go before the first one of this batch that waits; absent when none of it waits.
+    pub videos_ahead: Option<u32>,
+    /// About when the first one that waits begins; absent when none waits, or that cannot be told, as in a pause.
+    pub starts_at: Option<DateTime<Utc>>,
+    /// About when the last one ends; absent when that cannot be told.
+    pub finishes_at: Option<DateTime<Utc>>,
 }
 
 /// `total = waiting + in_progress + succeeded + failed`.
@@ -239,7 +277,14 @@ impl From<BatchView> for VideoBatch {
             webhook_url: view.webhook_url,
             metadata: metadata(view.metadata),
             videos_per_minute: view.videos_per_minute,
+            priority: view.priority,
+            outlook: view.outlook.map(|outlook| BatchOutlook {
+                videos_ahead: outlook.videos_ahead,
+                starts_at: outlook.starts_at,
+                finishes_at: outlook.finishes_at,
+            }),
             complete_by: view.complete_by,
+            paused_at: view.paused_at,
             cancelled_at: view.cancelled_at,
             created_at: view.created_at,
             started_at: view.started_at,

@@ -13,6 +13,7 @@ mod callbacks;
 mod cancel;
 mod images;
 mod operator;
+mod pause;
 mod problems;
 mod rates;
 mod retry;

@@ -27,6 +27,7 @@ mod operations;
 mod operator;
 mod ops;
 mod page;
+mod pauses;
 mod quotes;
 mod rates;
 mod retries;
@@ -147,6 +148,7 @@ type Api = (
     wallet::WalletApi,
     models::ModelsApi,
     images::ImagesApi,
+    pauses::PausesApi,
     quotes::QuotesApi,
     retries::RetriesApi,
 );
@@ -187,6 +189,7 @@ fn api() -> Api {
         wallet::WalletApi,
         models::ModelsApi,
         images::ImagesApi,
+        pauses::PausesApi,
         quotes::QuotesApi,
         retries::RetriesApi,
     )

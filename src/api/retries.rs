@@ -43,6 +43,9 @@ pub struct VideoBatchRetryRequest {
     /// A pace of its own; that of the retried batch when absent.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
     pub videos_per_minute: Option<u32>,
+    /// Of your batches the one with the higher goes first; that of the retried batch when absent.
+    #[oai(validator(minimum(value = "0"), maximum(value = "9")))]
+    pub priority: Option<u8>,
     /// Videos that have not begun by then end as `expired`. Not taken over from the retried batch, whose time is mostly over.
     pub complete_by: Option<DateTime<Utc>>,
 }

@@ -47,8 +47,9 @@ vocabulary! {
     WaitingReason.ALL.word is "WaitingReason"
         "Why a video waits. `queued`: its turn is near. `back_off`: its last attempt failed, the next is not due. \
          `tenant_limit`, `model_limit`, `provider_limit`, `batch_pace`: that many have started in this minute, or are under \
-         way. `cooldown`: the provider asked for a pause. `out_of_quota`, `refused`, `paused`, `no_route`: on our side, an \
-         operator has to act. `no_worker`: all our workers are busy.";
+         way. `cooldown`: the provider asked for a pause. `circuit_open`: orders failed one after the other at the provider, \
+         which is tried by one video at a time. `paused`: you paused the batch, or an operator paused something on its way. \
+         `out_of_quota`, `refused`, `no_route`: on our side, an operator has to act. `no_worker`: all our workers are busy.";
     GrantSource.ALL.word is "CreditSource"
         "Where credits came from. They are spent in this order, and a refund returns to its own source.";
     LedgerAct.OF_CUSTOMERS.word is "LedgerAct" "What an entry records.";

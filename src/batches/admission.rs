@@ -230,8 +230,8 @@ async fn insert_batch(
 ) -> Result<DateTime<Utc>, sqlx::Error> {
     sqlx::query_scalar!(
         "insert into batches (id, tenant_id, total, frozen_credits, request_id, webhook_url, metadata, videos_per_minute,
-             complete_by, retry_of)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning created_at",
+             complete_by, retry_of, priority)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning created_at",
         batch as BatchId,
         tenant as TenantId,
         order.items.len() as i32,
@@ -242,6 +242,7 @@ async fn insert_batch(
         order.videos_per_minute.map(u32::cast_signed),
         order.complete_by,
         order.retry_of as Option<BatchId>,
+        i16::from(order.priority),
     )
     .fetch_one(conn)
     .await
@@ -258,8 +259,8 @@ async fn insert_lanes(
         *lane = (lane.0 + 1, lane.1 || item.reference_image.is_some());
     }
     sqlx::query!(
-        "insert into batch_lanes (batch_id, tenant_id, model, total, waiting, videos_per_minute, with_images)
-         select $1, $2, model, videos, videos, $5, with_images
+        "insert into batch_lanes (batch_id, tenant_id, model, total, waiting, videos_per_minute, with_images, priority)
+         select $1, $2, model, videos, videos, $5, with_images, $7
          from unnest($3::text[], $4::int[], $6::boolean[]) as l (model, videos, with_images)",
         batch as BatchId,
         tenant as TenantId,
@@ -267,6 +268,7 @@ async fn insert_lanes(
         &lanes.values().map(|(videos, _)| *videos).collect::<Vec<_>>(),
         order.videos_per_minute.map(u32::cast_signed),
         &lanes.values().map(|(_, with_images)| *with_images).collect::<Vec<_>>(),
+        i16::from(order.priority),
     )
     .execute(conn)
     .await?;

@@ -13,6 +13,7 @@ mod cancel;
 mod image;
 mod item;
 mod order;
+mod pause;
 mod quote;
 mod retry;
 mod uploads;
@@ -24,8 +25,9 @@ pub use attempts::{AttemptView, attempts};
 pub use cancel::{CancelError, cancel, cancel_as_operator};
 pub use item::OrderItem;
 pub use order::{MAX_KEY_CHARS, Order, OrderLimits, parse, repeated_request};
+pub use pause::{PauseError, pause, resume};
 pub use quote::{Quote, QuoteGroup, quote};
 pub use retry::{FailedVideos, RetryError, RetryRequest, parse_retry, repeated_retry, retry_order};
 pub use view::{
-    BatchCounts, BatchView, VideoFailure, VideoOutput, VideoView, batch, batches, output_of, settled_batch, videos,
+    BatchCounts, BatchOutlook, BatchView, VideoFailure, VideoOutput, VideoView, batch, batches, output_of, settled_batch, videos,
 };

@@ -15,7 +15,11 @@ use crate::providers::catalogue::Catalogue;
 
 /// An idempotency key has 1 to this many printable ASCII characters.
 pub const MAX_KEY_CHARS: usize = 255;
-const FIELDS: [&str; 6] = ["items", "webhook_url", "x-request-id", "metadata", "videos_per_minute", "complete_by"];
+const FIELDS: [&str; 7] =
+    ["items", "webhook_url", "x-request-id", "metadata", "videos_per_minute", "priority", "complete_by"];
+/// What a batch has that names none; the highest goes first.
+pub const USUAL_PRIORITY: u8 = 5;
+const HIGHEST_PRIORITY: u8 = 9;
 /// The fastest pace that a batch can ask for.
 const FASTEST_PER_MINUTE: u32 = 1_000_000;
 /// The furthest time that a batch may be completed by.
@@ -32,6 +36,8 @@ pub struct Order {
     pub metadata: Option<Value>,
     /// Its own pace, beside the tenant's.
     pub videos_per_minute: Option<u32>,
+    /// Of a tenant's batches the one with the higher goes first: 0 to 9.
+    pub priority: u8,
     /// What has not begun by then is not to begin any more.
     pub complete_by: Option<DateTime<Utc>>,
     /// The customer's idempotency key, if there is one.
@@ -73,11 +79,12 @@ pub fn parse(
     let webhook_url = webhook_url(body, limits, &mut faults);
     let metadata = item::metadata(object, &mut faults);
     let videos_per_minute = videos_per_minute(body, &mut faults);
+    let priority = priority(body, &mut faults).unwrap_or(USUAL_PRIORITY);
     let complete_by = complete_by(body, now, &mut faults);
     let items = items(body, limits, (catalogue, today), &mut found);
     let total = total(&items, found)?;
     let hash = canonical_hash("", body);
-    Ok(Order { items, total, webhook_url, metadata, videos_per_minute, complete_by, key, hash, retry_of: None })
+    Ok(Order { items, total, webhook_url, metadata, videos_per_minute, priority, complete_by, key, hash, retry_of: None })
 }
 
 /// The price of all items, if nothing was found that is wrong with them.
@@ -179,6 +186,16 @@ pub(super) fn videos_per_minute(body: &Value, faults: &mut Faults<'_>) -> Option
         faults.add("videos_per_minute", format!("must be a whole number from 1 to {FASTEST_PER_MINUTE}"));
     }
     pace
+}
+
+pub(super) fn priority(body: &Value, faults: &mut Faults<'_>) -> Option<u8> {
+    let value = body.get("priority").filter(|value| !value.is_null())?;
+    let priority = value.as_u64().and_then(|priority| u8::try_from(priority).ok());
+    let priority = priority.filter(|priority| *priority <= HIGHEST_PRIORITY);
+    if priority.is_none() {
+        faults.add("priority", format!("must be a whole number from 0 to {HIGHEST_PRIORITY}"));
+    }
+    priority
 }
 
 pub(super) fn complete_by(body: &Value, now: DateTime<Utc>, faults: &mut Faults<'_>) -> Option<DateTime<Utc>> {

@@ -53,11 +53,15 @@ impl Quote {
     }
 }
 
-/// What `order` would cost the tenant at this moment. Only reads.
+/// What `order` would cost the tenant, who may begin so many videos `per_minute`, at this moment. Only reads.
 ///
 /// # Errors
 /// [`AdmissionError::Images`] as when it is admitted, or the database's.
-pub async fn quote(conn: &mut PgConnection, tenant: TenantId, order: &Order) -> Result<Quote, AdmissionError> {
+pub async fn quote(
+    conn: &mut PgConnection,
+    (tenant, per_minute): (TenantId, u32),
+    order: &Order,
+) -> Result<Quote, AdmissionError> {
     uploads::look_at_uploads(conn, tenant, order).await?;
     let available = ledger::available(conn, tenant).await.map_err(FreezeError::from)?;
     let key_used = match &order.key {
@@ -68,7 +72,8 @@ pub async fn quote(conn: &mut PgConnection, tenant: TenantId, order: &Order) -> 
     for item in &order.items {
         *videos.entry(item.model.clone()).or_default() += 1;
     }
-    let estimate = scheduler::estimate(conn, tenant, &videos, order.videos_per_minute).await?;
+    let pace: Vec<u32> = [per_minute].into_iter().chain(order.videos_per_minute).collect();
+    let estimate = scheduler::estimate(conn, tenant, &videos, &pace).await?;
     let total = order.items.len() as u32;
     Ok(Quote { total, price: order.total, available, groups: groups(order), estimate, key_used })
 }

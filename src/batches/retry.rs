@@ -22,8 +22,8 @@ use crate::idempotency::RequestHash;
 use crate::providers::catalogue::Catalogue;
 
 const TYPES: &str = "failure_types";
-const FIELDS: [&str; 7] =
-    [TYPES, IMAGES, "webhook_url", "x-request-id", "metadata", "videos_per_minute", "complete_by"];
+const FIELDS: [&str; 8] =
+    [TYPES, IMAGES, "webhook_url", "x-request-id", "metadata", "videos_per_minute", "priority", "complete_by"];
 
 /// A valid request to retry a batch. What it leaves out is as it was, but for `complete_by`.
 #[derive(Clone, Debug)]
@@ -36,6 +36,7 @@ pub struct RetryRequest {
     webhook_url: Option<String>,
     metadata: Option<Value>,
     videos_per_minute: Option<u32>,
+    priority: Option<u8>,
     complete_by: Option<DateTime<Utc>>,
     pub(super) key: Option<String>,
     pub(super) hash: RequestHash,
@@ -48,6 +49,7 @@ pub struct FailedVideos {
     webhook_url: Option<String>,
     metadata: Option<Value>,
     videos_per_minute: Option<u32>,
+    priority: u8,
 }
 
 #[derive(Debug)]
@@ -109,6 +111,7 @@ pub fn parse_retry(
         webhook_url: order::webhook_url(body, limits, &mut faults),
         metadata: item::metadata(object, &mut faults),
         videos_per_minute: order::videos_per_minute(body, &mut faults),
+        priority: order::priority(body, &mut faults),
         complete_by: order::complete_by(body, now, &mut faults),
         key: order::key(body, header_keys, &mut faults),
         hash: order::canonical_hash(&act(batch), body),
@@ -183,7 +186,7 @@ pub(super) async fn failed_videos(
 ) -> Result<FailedVideos, RetryError> {
     let batch = sqlx::query!(
         r#"select status as "status: BatchStatus", finished_at is not null as "ended!", webhook_url, metadata,
-               videos_per_minute
+               videos_per_minute, priority
            from batches where tenant_id = $1 and id = $2"#,
         tenant as TenantId,
         request.batch as BatchId,
@@ -229,7 +232,8 @@ pub(super) async fn failed_videos(
         return Err(RetryError::RetriedBefore(retried_by));
     }
     let videos_per_minute = batch.videos_per_minute.map(i32::unsigned_abs);
-    Ok(FailedVideos { videos, webhook_url: batch.webhook_url, metadata: batch.metadata, videos_per_minute })
+    let priority = u8::try_from(batch.priority).unwrap_or(order::USUAL_PRIORITY);
+    Ok(FailedVideos { videos, webhook_url: batch.webhook_url, metadata: batch.metadata, videos_per_minute, priority })
 }
 
 /// The order that a retry is: every item held against the catalogue and priced as if it came today.
@@ -271,6 +275,7 @@ pub fn retry_order(
         webhook_url: request.webhook_url.clone().or_else(|| failed.webhook_url.clone()),
         metadata: request.metadata.clone().or_else(|| failed.metadata.clone()),
         videos_per_minute: request.videos_per_minute.or(failed.videos_per_minute),
+        priority: request.priority.unwrap_or(failed.priority),
         complete_by: request.complete_by,
         key: request.key.clone(),
         hash: request.hash,

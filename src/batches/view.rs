@@ -30,8 +30,14 @@ pub struct BatchView {
     pub metadata: Option<Value>,
     /// Its own pace, beside the tenant's.
     pub videos_per_minute: Option<u32>,
+    /// Of its tenant's batches the one with the higher goes first.
+    pub priority: u8,
+    /// What its customer can expect, as the scheduler saw it last; none before it has looked, and at the end.
+    pub outlook: Option<BatchOutlook>,
     /// What has not begun by then is not to begin any more.
     pub complete_by: Option<DateTime<Utc>>,
+    /// Since when its customer lets nothing more of it begin for now.
+    pub paused_at: Option<DateTime<Utc>>,
     /// Since when nothing more of it is to begin.
     pub cancelled_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
@@ -41,6 +47,17 @@ pub struct BatchView {
     pub retry_of: Option<BatchId>,
     /// The batches that hold failed videos of it, oldest first.
     pub retried_by: Vec<BatchId>,
+}
+
+/// What to expect of a batch that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchOutlook {
+    /// Waiting videos of the tenant that go before its first waiting one; none when nothing of it waits.
+    pub videos_ahead: Option<u32>,
+    /// About when its first waiting video begins; none when nothing of it waits, or nobody can tell.
+    pub starts_at: Option<DateTime<Utc>>,
+    /// About when its last video ends; none when nobody can tell.
+    pub finishes_at: Option<DateTime<Utc>>,
 }
 
 /// `total = waiting + in_progress + succeeded + failed`
@@ -75,13 +92,18 @@ struct BatchRow {
     webhook_url: Option<String>,
     metadata: Option<Value>,
     videos_per_minute: Option<i32>,
+    priority: i16,
     complete_by: Option<DateTime<Utc>>,
+    paused_at: Option<DateTime<Utc>>,
     cancelled_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     retry_of: Option<BatchId>,
     retried_by: Option<Vec<BatchId>>,
+    ahead: Option<i32>,
+    starts_at: Option<DateTime<Utc>>,
+    finishes_at: Option<DateTime<Utc>>,
 }
 
 impl From<BatchRow> for BatchView {
@@ -109,7 +131,14 @@ impl From<BatchRow> for BatchView {
             webhook_url: row.webhook_url,
             metadata: row.metadata,
             videos_per_minute: row.videos_per_minute.map(i32::unsigned_abs),
+            priority: row.priority.unsigned_abs().try_into().unwrap_or_default(),
+            outlook: row.ahead.map(|ahead| BatchOutlook {
+                videos_ahead: (waiting > 0).then_some(ahead.unsigned_abs()),
+                starts_at: row.starts_at.filter(|_| waiting > 0),
+                finishes_at: row.finishes_at,
+            }),
             complete_by: row.complete_by,
+            paused_at: row.paused_at,
             cancelled_at: row.cancelled_at,
             created_at: row.created_at,
             started_at: row.started_at,

@@ -136,7 +136,11 @@ fn why(account: &Account) -> Vec<String> {
     if let (Some(at), Some(by), Some(reason)) = (account.stopped_at, &account.stopped_by, &account.stop_reason) {
         why.push(format!("stopped by {by} at {}: {reason}", moment(at)));
     }
-    let marks = [("access refused", account.refused_at), ("out of credit or quota", account.quota_exhausted_at)];
+    let marks = [
+        ("access refused", account.refused_at),
+        ("out of credit or quota", account.quota_exhausted_at),
+        ("circuit open: orders failed one after the other", account.circuit_opened_at),
+    ];
     why.extend(marks.into_iter().filter_map(|(what, at)| at.map(|at| format!("{what} since {}", moment(at)))));
     if let Some(at) = account.probe_at {
         why.push(format!("one video tries it from {}", moment(at)));
@@ -208,6 +212,17 @@ mod tests {
             told.starts_with("stopped by ann at 2026-11-23T12:00:00Z: price dispute; out of credit or quota since")
         );
         assert!(!told.contains("rests"), "a pause that is over is nothing: {told}");
+        let broken = Account {
+            circuit_opened_at: Some(at),
+            circuit_pause_ms: Some(10_000),
+            probe_at: Some(at),
+            ..Account::open("lab")
+        };
+        assert_eq!(
+            why(&broken).join("; "),
+            "circuit open: orders failed one after the other since 2026-11-23T12:00:00Z; one video tries it from \
+             2026-11-23T12:00:00Z"
+        );
         let state = AccountState { account, in_flight: 3, limits: None };
         let line = Line(&state);
         assert_eq!(line.cells()[..4], ["lab", "stopped", "3", "-"].map(str::to_owned));

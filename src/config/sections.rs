@@ -50,6 +50,11 @@ pub struct SchedulerConfig {
     pub max_cool_down: Duration,
     /// How often one video may find out whether an account without credit or access takes videos again.
     pub probe: Duration,
+    /// How many orders have to fail in a row by an account's fault to open its circuit; 0: it never opens.
+    pub circuit_faults: u32,
+    /// How long an account rests whose circuit has opened, and the longest that this grows to while probes fail.
+    pub circuit: Duration,
+    pub max_circuit: Duration,
 }
 
 /// What a request and a new tenant may do.
@@ -134,7 +139,13 @@ pub(super) fn read_scheduler(reader: &mut Reader) -> SchedulerConfig {
         cool_down: section.secs("cool_down_secs", 10, 1..=3600),
         max_cool_down: section.secs("max_cool_down_secs", 900, 1..=86_400),
         probe: section.secs("probe_secs", 300, 1..=86_400),
+        circuit_faults: rate(section.number("circuit_faults", 5, 0..=1000)),
+        circuit: section.secs("circuit_secs", 10, 1..=3600),
+        max_circuit: section.secs("max_circuit_secs", 600, 1..=86_400),
     };
+    if scheduler.circuit > scheduler.max_circuit {
+        section.problem("circuit_secs", "must be at most max_circuit_secs");
+    }
     if scheduler.cool_down > scheduler.max_cool_down {
         section.problem("cool_down_secs", "must be at most max_cool_down_secs");
     }

@@ -86,6 +86,7 @@ fn every_setting_of_the_example_file_is_known() {
         "length_prices",
         "available_until",
         "probe_secs",
+        "circuit_faults",
         "overflow",
     ] {
         assert!(text.contains(&format!("\n{key} = ")), "{key}");

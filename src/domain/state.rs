@@ -94,6 +94,8 @@ stored_enum!(
         Cooldown = "cooldown",
         /// Our credit or quota at the provider is used up.
         OutOfQuota = "out_of_quota",
+        /// Orders failed one after the other at the provider account; it is tried by one video at a time.
+        CircuitOpen = "circuit_open",
         /// The provider does not let us in.
         Refused = "refused",
         /// An operator stopped the provider account.

@@ -16,7 +16,7 @@ pub struct Estimate {
     pub finishes_at: DateTime<Utc>,
 }
 
-/// What a tenant could expect of a batch that it orders now: so many videos of each model, at this pace at the most. `None`
+/// What a tenant could expect of a batch that it orders now: so many videos of each model, at none of these paces more. `None`
 /// where nobody can tell. Reads as the tenant, behind whose own waiting videos these would come.
 ///
 /// # Errors
@@ -25,7 +25,7 @@ pub async fn estimate(
     conn: &mut PgConnection,
     tenant: TenantId,
     videos: &BTreeMap<String, u32>,
-    per_minute: Option<u32>,
+    paces: &[u32],
 ) -> Result<Option<Estimate>, sqlx::Error> {
     let models = sqlx::query!(
         r#"select model, video_secs as "secs!", videos_per_minute as "per_minute!" from model_outlooks
@@ -38,10 +38,9 @@ pub async fn estimate(
         return Ok(None);
     }
     let own = sqlx::query!(
-        r#"select now() as "now!", t.videos_per_minute,
+        r#"select now() as "now!",
                (select max(finishes_at) from batch_outlooks o join batches b on b.id = o.batch_id
-                   where o.tenant_id = $1 and b.finished_at is null) as before
-           from tenants t where t.id = $1"#,
+                   where o.tenant_id = $1 and b.finished_at is null) as before"#,
         tenant as TenantId,
     )
     .fetch_one(conn)
@@ -49,8 +48,7 @@ pub async fn estimate(
     let secs = models.iter().map(|row| row.secs).fold(0.0, f64::max);
     let starts_at = own.before.map_or(own.now, |before| before - after(secs)).max(own.now);
     let total = f64::from(videos.values().sum::<u32>());
-    let limits = [Some(own.videos_per_minute.unsigned_abs()), per_minute].into_iter().flatten();
-    let paced = limits.map(|limit| minutes(total, f64::from(limit))).fold(0.0, f64::max);
+    let paced = paces.iter().map(|pace| minutes(total, f64::from(*pace))).fold(0.0, f64::max);
     let made = models.iter().map(|row| {
         let videos = videos.get(&row.model).copied().unwrap_or(0);
         // as many as fit begin at once

@@ -37,6 +37,7 @@ impl Blocked {
             Blocked::Shut(Shut::Stopped) => WaitingReason::Paused,
             Blocked::Shut(Shut::Refused) => WaitingReason::Refused,
             Blocked::Shut(Shut::OutOfQuota) => WaitingReason::OutOfQuota,
+            Blocked::Shut(Shut::CircuitOpen) => WaitingReason::CircuitOpen,
             Blocked::Shut(Shut::Cooling) => WaitingReason::Cooldown,
         }
     }
@@ -47,7 +48,8 @@ impl Blocked {
 pub(super) struct OpenRoute<'a> {
     pub(super) route: &'a Route,
     pub(super) limits: AccountLimits,
-    /// Its account is marked as out of quota or refusing us, and one video may try whether that still holds.
+    /// Its account is marked as out of quota or refusing us, or its circuit is open, and one video may try whether that still
+    /// holds.
     pub(super) probe: bool,
 }
 
@@ -179,6 +181,10 @@ mod tests {
         assert_eq!(shut(&[spent("a", true), cooling("c")]), "[a] b");
         let refused = Account { refused_at: Some(Utc::now()), ..Account::open("a") };
         assert_eq!(shut(&[refused]), "b c");
+        let broken = |probe_due| Account { circuit_opened_at: Some(Utc::now()), probe_due, ..Account::open("a") };
+        assert_eq!(shut(&[broken(false)]), "b c");
+        assert_eq!(shut(&[broken(true)]), "[a] b c");
+        assert_eq!(shut(&[Account { cooling: true, ..broken(true) }]), "b c");
         let stopped_probe = Account { stopped_at: Some(Utc::now()), ..spent("a", true) };
         assert_eq!(shut(&[stopped_probe, Account { cooling: true, ..spent("b", true) }]), "c");
     }
@@ -197,6 +203,9 @@ mod tests {
     fn what_cannot_go_anywhere_says_why() {
         let two = plan(vec![route("a", None), route("b", None)]);
         assert_eq!(chosen(&two, &[cooling("a"), stopped("b")], 1), Err(Blocked::Shut(Shut::Cooling)));
+        let broken = Account { circuit_opened_at: Some(Utc::now()), ..Account::open("a") };
+        let why = chosen(&two, &[broken, cooling("b")], 1).unwrap_err();
+        assert_eq!((why.name(), why.reason()), ("circuit_open", WaitingReason::CircuitOpen));
         assert_eq!(chosen(&plan(vec![route("nobody", None)]), &[], 1), Err(Blocked::NoRoute));
         let limits = Limits::default();
         let rules = |plan| Rules { plan, limits: &limits };

@@ -17,6 +17,7 @@ mod sweep;
 
 use std::time::Duration;
 
+use crate::accounts::CircuitLaw;
 use crate::callbacks::{Ears, Mailbox};
 use crate::config::Live;
 use crate::db::Database;
@@ -60,6 +61,8 @@ pub struct AccountTiming {
     pub max_cool_down: Duration,
     /// After it said that money ran out or that it does not know us, until one video may try it.
     pub probe: Duration,
+    /// After how many failed orders in a row, and for how long.
+    pub circuit: CircuitLaw,
 }
 
 /// Everything that steps need.

@@ -16,7 +16,7 @@ fn watched() -> Duration {
 }
 
 /// Sets a limit as an operator does.
-async fn limit(app: &TestApp, arguments: &[&str]) -> String {
+pub async fn limit(app: &TestApp, arguments: &[&str]) -> String {
     let arguments = [&["limits", "set"], arguments, &["--reason", "a test", "--by", "ann"]].concat();
     app.output(&arguments).await
 }
@@ -91,7 +91,7 @@ enum Blow {
 }
 
 /// Which of the processes leads.
-async fn leading(app: &mut TestApp, processes: &[usize]) -> usize {
+pub async fn leading(app: &mut TestApp, processes: &[usize]) -> usize {
     loop {
         let pid = leader(app).await;
         if let Some(at) = processes.iter().position(|at| Some(app.process(*at).id()) == pid) {
@@ -115,7 +115,7 @@ async fn freeze_the_leader(app: &mut TestApp, processes: &[usize]) {
     assert_eq!((again, second != first), (0, true));
 }
 
-async fn kill_the_leader(app: &mut TestApp, processes: &mut Vec<usize>) {
+pub async fn kill_the_leader(app: &mut TestApp, processes: &mut Vec<usize>) {
     let at = leading(app, processes).await;
     let victim = processes.remove(at);
     app.process(victim).kill();

@@ -35,42 +35,42 @@ sizes = ["1280x720"]
 const BOTH: &str = r#"{ provider = "sora", upstream = "sora-2" }, { provider = "veo", upstream = "sora-2" }"#;
 
 /// Longer than any test: such jobs end when the emulator's clock is advanced.
-const FOR_EVER_MS: u64 = 3_600_000;
+pub const FOR_EVER_MS: u64 = 3_600_000;
 
 /// A batch that has just ended may still have a job of its own for a moment; a video that waits has none.
 const VIDEO_JOBS: &str = "select count(*) from apalis.jobs where job_type = 'generate'";
 
-fn two_accounts() -> TestSettings {
+pub fn two_accounts() -> TestSettings {
     TestSettings { two_emulators: true, models: MODELS.to_owned(), ..TestSettings::default() }
 }
 
-fn clips(count: usize, prompt: &str) -> Value {
+pub fn clips(count: usize, prompt: &str) -> Value {
     let items = (0..count).map(|n| json!({"prompt": format!("{prompt} {n}"), "model": "clip"}));
     json!({"items": items.collect::<Vec<_>>()})
 }
 
-fn second(app: &TestApp) -> &Emulator {
+pub fn second(app: &TestApp) -> &Emulator {
     app.second.as_ref().unwrap()
 }
 
 /// Creates that reached the first and the second account.
-fn creates(app: &TestApp) -> (usize, usize) {
+pub fn creates(app: &TestApp) -> (usize, usize) {
     (app.emulator.book().creates.len(), second(app).book().creates.len())
 }
 
 /// An account as `provider list --json` shows it.
-async fn shown(app: &TestApp, account: &str) -> Value {
+pub async fn shown(app: &TestApp, account: &str) -> Value {
     let list: Value = serde_json::from_str(&app.output(&["provider", "list", "--json"]).await).unwrap();
     let found = list.as_array().unwrap().iter().find(|row| row["name"] == account);
     found.unwrap_or_else(|| panic!("{account} is not in {list}")).clone()
 }
 
-async fn acts(app: &TestApp) -> Vec<String> {
+pub async fn acts(app: &TestApp) -> Vec<String> {
     let query = "select account || ' ' || act || ' by ' || actor from provider_account_changes order by id";
     sqlx::query_scalar(query).fetch_all(app.pool()).await.unwrap()
 }
 
-async fn completed(app: &TestApp, customer: &Customer, id: &str) -> i64 {
+pub async fn completed(app: &TestApp, customer: &Customer, id: &str) -> i64 {
     let batch = app.finished_batch(customer, id).await;
     assert_eq!(batch.word("/status"), "completed", "{}", batch.text);
     batch.number("/credits/charged")

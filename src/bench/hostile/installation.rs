@@ -48,13 +48,14 @@ pub(super) const KEY: &str = "bench-key-7f3a9c1e5d";
 /// Of an installation that lives for one run.
 pub(super) const MASTER_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-/// The whole file of a run, with its data at `data` and the provider at `home`. No account rests longer than a second.
+/// The whole file of a run, with its data at `data` and the provider at `home`. No account rests longer than a second, and
+/// none is passed over for its faults: they are what is looked at.
 pub(super) fn settings(data: &Path, home: &str) -> String {
     format!(
         "data_dir = {data:?}\n\
          [engine]\npoll_ms = 50\n\
          [limits]\ndefault_requests_per_minute = {most}\ndefault_requests_per_minute_per_key = {most}\n\
-         [scheduler]\ntick_ms = 20\ncool_down_secs = 1\nmax_cool_down_secs = 1\nprobe_secs = 1\n\
+         [scheduler]\ntick_ms = 20\ncool_down_secs = 1\nmax_cool_down_secs = 1\nprobe_secs = 1\ncircuit_faults = 0\n\
          [storage]\nmax_video_bytes = 67108864\n\
          [attempts]\nlookup_settle_secs = 3\nlookup_pause_ms = 500\nsubmit_timeout_secs = 8\ndownload_timeout_secs = 8\n{}",
         accounts_and_models(home, "BENCH_KEY", (15, 1000)),

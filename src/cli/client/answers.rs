@@ -53,6 +53,21 @@ pub(in crate::cli) struct Cancelled {
     pub(in crate::cli) cancelled_at: DateTime<Utc>,
 }
 
+/// A batch that was paused or resumed.
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::cli) struct Paused {
+    pub(in crate::cli) batch_id: String,
+    pub(in crate::cli) paused_at: Option<DateTime<Utc>>,
+}
+
+/// What to expect of a batch.
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::cli) struct Outlook {
+    pub(in crate::cli) videos_ahead: Option<u32>,
+    pub(in crate::cli) starts_at: Option<DateTime<Utc>>,
+    pub(in crate::cli) finishes_at: Option<DateTime<Utc>>,
+}
+
 /// A batch at one moment.
 #[derive(Clone, Debug, Deserialize)]
 pub(in crate::cli) struct Batch {
@@ -66,7 +81,10 @@ pub(in crate::cli) struct Batch {
     #[serde(default)]
     pub(in crate::cli) metadata: BTreeMap<String, String>,
     pub(in crate::cli) videos_per_minute: Option<u32>,
+    pub(in crate::cli) priority: Option<u8>,
+    pub(in crate::cli) outlook: Option<Outlook>,
     pub(in crate::cli) complete_by: Option<DateTime<Utc>>,
+    pub(in crate::cli) paused_at: Option<DateTime<Utc>>,
     pub(in crate::cli) cancelled_at: Option<DateTime<Utc>>,
     pub(in crate::cli) created_at: DateTime<Utc>,
     pub(in crate::cli) started_at: Option<DateTime<Utc>>,

@@ -140,6 +140,22 @@ impl Api {
         Ok(self.read(self.http.post(self.url(&["video-batch", id, "cancel"], &[])?)).await?.1)
     }
 
+    /// Pauses a batch; repeating it does no harm.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(super) async fn pause(&self, id: &str) -> Result<Answer<Paused>, CallError> {
+        Ok(self.read(self.http.post(self.url(&["video-batch", id, "pause"], &[])?)).await?.1)
+    }
+
+    /// Lets a paused batch go on; repeating it does no harm.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(super) async fn resume(&self, id: &str) -> Result<Answer<Paused>, CallError> {
+        Ok(self.read(self.http.post(self.url(&["video-batch", id, "resume"], &[])?)).await?.1)
+    }
+
     /// Looks once, without repeating.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! The customer's commands: submit a batch, watch it, fetch what came of it, order again what failed. They speak to the API alone, with a key, like
-//! any customer's program: no settings file, no database, no data directory.
+//! The customer's commands: submit a batch, watch it, fetch what came of it, order again what failed. They speak to the API
+//! alone, with a key, like any customer's program: no settings file, no database, no data directory.
 //!
 //! Always holds: standard output carries the result and nothing else, with `--json` exactly one document; progress and
 //! advice go to standard error. Exit codes: 0 well (a watched batch completed), 1 error, 2 command line not understood,
@@ -11,6 +11,7 @@ mod ledger;
 mod list;
 mod models;
 mod order;
+mod pause;
 mod quote;
 mod results;
 mod retry;
@@ -121,6 +122,10 @@ enum BatchCommand {
     List(list::ListArgs),
     /// Cancel a batch: what has not begun is refunded
     Cancel(cancel::CancelArgs),
+    /// Pause a batch: nothing more of it begins
+    Pause(pause::PauseArgs),
+    /// Let a paused batch go on
+    Resume(pause::PauseArgs),
     /// Order the failed videos of a batch again
     Retry(retry::RetryArgs),
     /// List the videos of a batch, and fetch their files
@@ -140,6 +145,8 @@ pub(super) async fn batch(args: BatchArgs) -> Result<ExitCode> {
         BatchCommand::Show(args) => quietly(show::run(args)).await,
         BatchCommand::List(args) => quietly(list::run(args)).await,
         BatchCommand::Cancel(args) => quietly(cancel::run(args)).await,
+        BatchCommand::Pause(args) => quietly(pause::run(args, true)).await,
+        BatchCommand::Resume(args) => quietly(pause::run(args, false)).await,
         BatchCommand::Retry(args) => quietly(retry::run(args)).await,
         BatchCommand::Results(args) => quietly(results::run(args)).await,
         BatchCommand::Ledger(args) => quietly(ledger::run(args)).await,

@@ -23,6 +23,9 @@ pub(super) struct OrderArgs {
     /// A pace of its own: no more of its videos start in any 60 seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     videos_per_minute: Option<u32>,
+    /// Of your batches the one with the higher goes first: 0 to 9, 5 when not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: Option<u8>,
     /// What has not begun by then is refunded, such as 2027-01-08T18:00:00Z
     #[arg(long, value_name = "TIME")]
     complete_by: Option<DateTime<Utc>>,
@@ -64,6 +67,9 @@ impl OrderArgs {
         }
         if let Some(pace) = self.videos_per_minute {
             body["videos_per_minute"] = json!(pace);
+        }
+        if let Some(priority) = self.priority {
+            body["priority"] = json!(priority);
         }
         if let Some(at) = self.complete_by {
             body["complete_by"] = json!(at);

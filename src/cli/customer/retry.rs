@@ -51,6 +51,9 @@ pub(super) struct RetryArgs {
     /// A pace of its own: no more of its videos start in any 60 seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     videos_per_minute: Option<u32>,
+    /// Of your batches the one with the higher goes first: 0 to 9, that of the retried one when not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: Option<u8>,
     /// What has not begun by then is refunded, such as 2027-01-08T18:00:00Z
     #[arg(long, value_name = "TIME")]
     complete_by: Option<DateTime<Utc>>,
@@ -94,6 +97,9 @@ fn body(args: &RetryArgs) -> Value {
     if let Some(pace) = args.videos_per_minute {
         body["videos_per_minute"] = json!(pace);
     }
+    if let Some(priority) = args.priority {
+        body["priority"] = json!(priority);
+    }
     if let Some(at) = args.complete_by {
         body["complete_by"] = json!(at);
     }
@@ -116,6 +122,7 @@ fn faults(problem: &Problem, batch: &str) -> Faults {
             "reference_images" => format!("--image {}", pointer.rsplit('/').next().unwrap_or_default()),
             "webhook_url" => "--webhook-url".to_owned(),
             "videos_per_minute" => "--videos-per-minute".to_owned(),
+            "priority" => "--priority".to_owned(),
             "complete_by" => "--complete-by".to_owned(),
             "x-request-id" => "--key".to_owned(),
             _ => pointer.replace('/', "."),

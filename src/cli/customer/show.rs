@@ -8,10 +8,12 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 
 use super::Connection;
-use crate::cli::client::{Api, Batch, CallError};
+use crate::cli::client::{Api, Batch, CallError, Outlook};
 use crate::cli::output::{self, Table, amount, duration, plain, wrap};
 use crate::cli::progress::{counts_words, money_words, number};
 
+/// Not worth a line.
+const USUAL_PRIORITY: u8 = 5;
 /// Where values begin.
 const INDENT: usize = 12;
 
@@ -90,6 +92,15 @@ pub(super) fn summary(batch: &Batch, failed: &[FailedFor]) -> String {
     if let Some(reason) = &batch.waiting_reason {
         add("waits for", waiting_words(reason));
     }
+    if let Some(outlook) = &batch.outlook {
+        let expected = expected(outlook);
+        if !expected.is_empty() {
+            add("expect", expected);
+        }
+    }
+    if let Some(at) = batch.paused_at {
+        add("paused", format!("by you since {}", moment(at)));
+    }
     if let Some(at) = batch.cancelled_at {
         add("cancelled", moment(at));
     }
@@ -108,6 +119,9 @@ pub(super) fn summary(batch: &Batch, failed: &[FailedFor]) -> String {
     if let Some(url) = &batch.webhook_url {
         add("webhook", plain(url));
     }
+    if let Some(priority) = batch.priority.filter(|priority| *priority != USUAL_PRIORITY) {
+        add("priority", format!("{priority} of 9"));
+    }
     if let Some(pace) = batch.videos_per_minute {
         add("pace", format!("{} a minute at most", amount(pace.into())));
     }
@@ -119,6 +133,17 @@ pub(super) fn summary(batch: &Batch, failed: &[FailedFor]) -> String {
         text.push_str(&format!("\n\n{}", reasons(failed, width)));
     }
     text
+}
+
+/// What to expect, as far as anybody can tell.
+fn expected(outlook: &Outlook) -> String {
+    let ahead = outlook.videos_ahead.filter(|ahead| *ahead > 0);
+    let parts = [
+        ahead.map(|ahead| format!("{} of your videos go before", amount(ahead.into()))),
+        outlook.starts_at.map(|at| format!("the next begins about {}", moment(at))),
+        outlook.finishes_at.map(|at| format!("the last ends about {}", moment(at))),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn reasons(failed: &[FailedFor], width: usize) -> String {
@@ -187,7 +212,9 @@ fn waiting_words(reason: &str) -> String {
         "provider_limit" => "the provider's limit",
         "batch_pace" => "the pace that it was ordered with",
         "cooldown" => "the provider, which asked for a pause",
-        "out_of_quota" | "refused" | "paused" | "no_route" => "our operators: the way to the provider is closed",
+        "circuit_open" => "the provider, where orders failed one after the other",
+        "paused" => "the end of a pause, yours or our operators'",
+        "out_of_quota" | "refused" | "no_route" => "our operators: the way to the provider is closed",
         "no_worker" => "a free worker",
         other => return plain(other),
     };

@@ -1,7 +1,10 @@
 //! What an answer of the provider says about the account, beyond the video that it was given to.
 //!
 //! Always holds: the news is handed to the recorder before the end of the attempt is, so it is committed first or with it;
-//! a pause is as long as the provider asked for or longer, up to the installation's bound.
+//! a pause is as long as the provider asked for or longer, up to the installation's bound. A fault of the account is what its
+//! answer to an order says, or that there was none that can be used: what becomes of a job afterwards depends on the order
+//! as well, and its retries are bounded. For the same reason an order that is taken ends the count and closes the circuit:
+//! it is what had failed, and to wait for the film would keep an account that is well shut for minutes.
 
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use freezeframe_workflows::video::VideoEnd;
 use rand::RngExt;
 
 use super::{Attempt, LeaseLost};
-use crate::accounts::News;
+use crate::accounts::{Fault, News};
 use crate::domain::FailureClass;
 use crate::metrics;
 use crate::providers::ReadError;
@@ -43,6 +46,28 @@ fn news_of(class: FailureClass, asked: Option<Duration>, timing: AccountTiming) 
     }
 }
 
+/// Whether a refusal of this class is the account's fault, so that the next order there may fare the same.
+fn is_fault(class: FailureClass) -> bool {
+    match class {
+        FailureClass::ProviderFault | FailureClass::Network | FailureClass::Timeout => true,
+        // the order's, or told in words of their own
+        FailureClass::InvalidInput
+        | FailureClass::Moderation
+        | FailureClass::Auth
+        | FailureClass::NoCredit
+        | FailureClass::RateLimited
+        | FailureClass::Capacity
+        | FailureClass::ModelRetired
+        // of a job that was taken, or ours
+        | FailureClass::OutputExpired
+        | FailureClass::StorageFault
+        | FailureClass::OutcomeUnknown
+        | FailureClass::Poison
+        | FailureClass::Cancelled
+        | FailureClass::Expired => false,
+    }
+}
+
 fn pause(asked: Option<Duration>, timing: AccountTiming, jitter_permille: u32) -> Duration {
     let asked = asked.unwrap_or(timing.cool_down).min(timing.max_cool_down);
     asked + asked * jitter_permille / 1000
@@ -64,15 +89,41 @@ impl Attempt<'_> {
         if let Some(news) = news_of(class, retry_after, self.studio.accounts) {
             self.tell(news).await?;
         }
+        if is_fault(class) {
+            self.failed_by_account().await?;
+        }
         let elsewhere = self.studio.catalogue.get().model(&self.video.model).is_some_and(|model| {
             model.leads_elsewhere(&self.video.attempt.provider, self.video.attempt.sent_at.date_naive())
         });
         Ok(if elsewhere { VideoEnd::RouteRefused(class) } else { VideoEnd::Rejected(class) })
     }
 
-    /// A submission was accepted: a marked account takes videos again.
+    /// A submission was accepted: a marked account takes videos again, and faults that are counted were not in a row.
     pub(super) async fn accepted(&self) -> Result<(), LeaseLost> {
-        if self.video.probe { self.tell(News::AnsweredAgain).await } else { Ok(()) }
+        match (self.video.probe, self.video.after_faults) {
+            (true, _) => self.tell(News::AnsweredAgain).await,
+            (false, true) => self.tell(News::Took).await,
+            (false, false) => Ok(()),
+        }
+    }
+
+    /// An order failed by the account's fault. Told at once: what becomes of the order is known much later.
+    pub(super) async fn failed_by_account(&self) -> Result<(), LeaseLost> {
+        let law = self.studio.accounts.circuit;
+        if law.faults == 0 {
+            return Ok(());
+        }
+        let jitter_permille = rand::rng().random_range(0..=JITTER_PERMILLE);
+        let (attempt, video) = (self.video.attempt.id, self.video.lease.video);
+        self.tell(News::Fault(Fault { attempt, video, law, jitter_permille })).await
+    }
+
+    /// The attempt has ended. One that was to find out about the account leaves that to the next one, if it found nothing.
+    pub(super) async fn probe_is_over(&self) {
+        if self.video.probe {
+            // a recorder that has stopped leaves it to the time that was set at the release
+            let _ = self.tell(News::ProbeOver { video: self.video.lease.video }).await;
+        }
     }
 
     /// A read failed. Only a wish for a pause is taken for the account's: one job that it will not show us says nothing
@@ -94,7 +145,10 @@ impl Attempt<'_> {
             News::Cool { .. } => "cool",
             News::OutOfQuota => "out_of_quota",
             News::Refused => "refused",
+            News::Fault(_) => "fault",
+            News::Took => "took",
             News::AnsweredAgain => "answered_again",
+            News::ProbeOver { .. } => "probe_over",
         };
         metrics::account_news(account, word);
         let told = Transition::Account { account: account.into(), news, probe: self.studio.accounts.probe };
@@ -106,11 +160,13 @@ impl Attempt<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounts::CircuitLaw;
 
     const TIMING: AccountTiming = AccountTiming {
         cool_down: Duration::from_secs(10),
         max_cool_down: Duration::from_secs(100),
         probe: Duration::from_secs(300),
+        circuit: CircuitLaw { faults: 5, pause: Duration::from_secs(10), max_pause: Duration::from_secs(600) },
     };
 
     #[test]
@@ -135,5 +191,15 @@ mod tests {
         assert_eq!(news(FailureClass::Auth), Some(News::Refused));
         let others = FailureClass::ALL.into_iter().filter(|class| news(*class).is_none());
         assert_eq!(others.count(), FailureClass::ALL.len() - 4);
+    }
+
+    #[test]
+    fn what_counts_as_a_fault_is_told_in_no_other_word_and_never_depends_on_the_order() {
+        let faults: Vec<FailureClass> = FailureClass::ALL.into_iter().filter(|class| is_fault(*class)).collect();
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        for class in faults {
+            assert_eq!(news_of(class, None, TIMING), None, "{class:?}");
+            assert!(freezeframe_workflows::retry::accounts_fault(class), "{class:?}");
+        }
     }
 }

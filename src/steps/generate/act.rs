@@ -1,4 +1,4 @@
-//! Submit and poll.
+//! Submit, poll, and drop what nobody waits for.
 
 use freezeframe_workflows::video::{VideoEnd, VideoStep};
 use tokio::time::Instant;
@@ -53,6 +53,7 @@ impl Attempt<'_> {
                 tracing::warn!(video = %self.video.lease.video, attempt = %self.video.attempt.id, %cause,
                     "the answer to a submission was lost; looking it up");
                 self.settled_at = Instant::now() + self.studio.timing.lookup_settle;
+                self.failed_by_account().await?;
                 self.record_fenced(Transition::AnswerLost { lease: self.video.lease.clone(), cause }).await?;
                 Ok(VideoEnd::AnswerLost)
             }
@@ -123,6 +124,16 @@ impl Attempt<'_> {
                 self.rest = self.could_not_ask(&error).await?;
                 Ok(VideoEnd::StillRunning)
             }
+        }
+    }
+
+    /// A job that nobody waits for any more need not be finished, where the provider can stop it.
+    pub(super) async fn drop_abandoned_job(&self) {
+        if let (Some(provider), Some(handle)) = (&self.provider, &self.handle)
+            && provider.capabilities().cancel
+        {
+            let cancelled = provider.cancel(handle).await;
+            tracing::info!(video = %self.video.lease.video, ?cancelled, "asked the provider to drop an abandoned job");
         }
     }
 }

@@ -313,6 +313,7 @@ impl<'a> Attempt<'a> {
             verdict,
             credits: money::of_video(next),
         };
+        self.probe_is_over().await;
         let known = Instant::now();
         match self.studio.recorder.record(Transition::Close(Box::new(close))).await {
             Ok(Reply::Written) => {
@@ -344,16 +345,6 @@ impl<'a> Attempt<'a> {
     fn possible_cost(&self) -> Credits {
         let ClaimedVideo { model, seconds, size, price, attempt, .. } = &self.video;
         self.studio.cost(model, (&attempt.provider, &attempt.upstream_model), (*seconds, size), *price)
-    }
-
-    /// A job that nobody waits for any more need not be finished, where the provider can stop it.
-    async fn drop_abandoned_job(&self) {
-        if let (Some(provider), Some(handle)) = (&self.provider, &self.handle)
-            && provider.capabilities().cancel
-        {
-            let cancelled = provider.cancel(handle).await;
-            tracing::info!(video = %self.video.lease.video, ?cancelled, "asked the provider to drop an abandoned job");
-        }
     }
 }
 

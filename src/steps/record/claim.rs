@@ -39,8 +39,11 @@ pub struct ClaimedVideo {
     pub waits: u32,
     /// Workers that died with it.
     pub deaths: u32,
-    /// Whether its account was marked as out of quota or refusing us when it was claimed: then this video is to find out.
+    /// Whether its account was marked as out of quota or refusing us, or its circuit open, when it was claimed: then this
+    /// video is to find out, or another worker held it that was.
     pub probe: bool,
+    /// Whether faults of its account were counted when it was claimed: if the account takes it, they are not in a row.
+    pub after_faults: bool,
     pub attempt: LiveAttempt,
     /// How long after the claim was asked for it may begin; `None` where nobody counts.
     pub turn_left: Option<Duration>,
@@ -102,6 +105,10 @@ pub(super) async fn write(
             sent_at: row.live_sent_at.unwrap_or(row.now),
             age: Duration::from_millis(row.age_ms.max(0).unsigned_abs()),
         };
+        let account = accounts.iter().find(|account| account.name == attempt.provider);
+        let is_probe = |account: &accounts::Account| {
+            account.marked() && (attempt.fresh || account.probe_video == Some(row.id.bare()))
+        };
         replies[at] = Reply::Claimed(Box::new(ClaimedVideo {
             lease: Lease {
                 video: row.id,
@@ -122,7 +129,8 @@ pub(super) async fn write(
             attempts_spent: row.attempts_spent.unsigned_abs(),
             waits: row.waits.unsigned_abs(),
             deaths: row.deaths.unsigned_abs(),
-            probe: attempt.fresh && accounts.iter().any(|account| account.name == attempt.provider && account.marked()),
+            probe: account.is_some_and(is_probe),
+            after_faults: account.is_some_and(|account| account.circuit_faults > 0),
             attempt,
             turn_left: row.turn_left_ms.map(|ms| Duration::from_millis(ms.max(0.0) as u64)),
         }));

@@ -79,6 +79,8 @@ pub struct TestSettings {
     pub dead_after_ms: u64,
     /// Further lines of every provider account.
     pub more_account: &'static str,
+    /// Further lines of the section `[scheduler]`. Tests make accounts fail on purpose: no circuit opens but where one wants it.
+    pub more_scheduler: &'static str,
     /// Further lines of the section `[attempts]`.
     pub more_attempts: &'static str,
     pub sweep_secs: u64,
@@ -119,6 +121,7 @@ impl Default for TestSettings {
             submit_timeout_secs: 5,
             dead_after_ms: 2_000,
             more_account: "",
+            more_scheduler: "circuit_faults = 0",
             more_attempts: "",
             sweep_secs: 1,
             limits: UNLIMITED,
@@ -197,6 +200,7 @@ finalize_slots = 4
 [scheduler]
 lease_ttl_ms = 1500
 tick_ms = 10
+{more_scheduler}
 
 [limits]
 {limits}
@@ -224,6 +228,7 @@ submit_timeout_secs = {submit_timeout_secs}
         public_url = settings.listen.map_or(String::new(), |port| format!("public_url = \"http://127.0.0.1:{port}\"")),
         videos = settings.storage.map_or_else(|| dir.join("videos").display().to_string(), str::to_owned),
         more_storage = settings.more_storage,
+        more_scheduler = settings.more_scheduler,
         more_attempts = settings.more_attempts,
         private = settings.allow_private_webhooks,
         dead_after_ms = settings.dead_after_ms,
