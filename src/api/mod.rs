@@ -49,7 +49,6 @@ use crate::batches::{Admission, OrderLimits};
 use crate::config::{Config, Live};
 use crate::db::RequestDb;
 use crate::providers::catalogue::Catalogue;
-use crate::providers::egress::EgressPolicy;
 use crate::storage::{LinkSigner, Storage};
 use crate::tenants::Tenant;
 
@@ -92,19 +91,7 @@ impl ApiState {
         (storage, links): (Storage, LinkSigner),
         config: &Config,
     ) -> ApiState {
-        let order_limits = OrderLimits {
-            max_items: config.limits.max_items,
-            webhooks: EgressPolicy {
-                allow_private: config.webhooks.allow_private_targets,
-                timeout: config.webhooks.timeout,
-                max_response_bytes: config.webhooks.max_response_bytes,
-            },
-            images: EgressPolicy {
-                allow_private: config.images.allow_private_sources,
-                timeout: config.images.fetch_timeout,
-                max_response_bytes: config.images.max_image_bytes,
-            },
-        };
+        let order_limits = OrderLimits::new(config);
         ApiState {
             db,
             admission,

@@ -29,5 +29,6 @@ pub use pause::{PauseError, pause, resume};
 pub use quote::{Quote, QuoteGroup, quote};
 pub use retry::{FailedVideos, RetryError, RetryRequest, parse_retry, repeated_retry, retry_order};
 pub use view::{
-    BatchCounts, BatchOutlook, BatchView, VideoFailure, VideoOutput, VideoView, batch, batches, output_of, settled_batch, videos,
+    BatchCounts, BatchOutlook, BatchView, VideoFailure, VideoOutput, VideoView, batch, batches, output_of,
+    settled_batch, videos,
 };

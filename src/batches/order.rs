@@ -7,6 +7,7 @@ use ring::digest;
 use serde_json::Value;
 
 use super::item::{self, OrderItem};
+use crate::config::Config;
 use crate::domain::faults::{self, Faults, Wrong};
 use crate::domain::{BatchId, Credits, CustomId};
 use crate::idempotency::RequestHash;
@@ -57,6 +58,25 @@ pub struct OrderLimits {
     pub images: EgressPolicy,
 }
 
+impl OrderLimits {
+    /// As the settings say.
+    pub fn new(config: &Config) -> OrderLimits {
+        OrderLimits {
+            max_items: config.limits.max_items,
+            webhooks: EgressPolicy {
+                allow_private: config.webhooks.allow_private_targets,
+                timeout: config.webhooks.timeout,
+                max_response_bytes: config.webhooks.max_response_bytes,
+            },
+            images: EgressPolicy {
+                allow_private: config.images.allow_private_sources,
+                timeout: config.images.fetch_timeout,
+                max_response_bytes: config.images.max_image_bytes,
+            },
+        }
+    }
+}
+
 /// Parses a body. `header_keys` are the idempotency keys that came as headers (name, value).
 ///
 /// # Errors
@@ -84,7 +104,18 @@ pub fn parse(
     let items = items(body, limits, (catalogue, today), &mut found);
     let total = total(&items, found)?;
     let hash = canonical_hash("", body);
-    Ok(Order { items, total, webhook_url, metadata, videos_per_minute, priority, complete_by, key, hash, retry_of: None })
+    Ok(Order {
+        items,
+        total,
+        webhook_url,
+        metadata,
+        videos_per_minute,
+        priority,
+        complete_by,
+        key,
+        hash,
+        retry_of: None,
+    })
 }
 
 /// The price of all items, if nothing was found that is wrong with them.

@@ -13,10 +13,10 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use crate::domain::faults::{self, Faults, Wrong};
 use super::image::{IMAGE, IMAGE_URL, IMAGES};
 use super::item::{self, OrderItem, Retried};
 use super::order::{self, Order, OrderLimits};
+use crate::domain::faults::{self, Faults, Wrong};
 use crate::domain::{BatchId, BatchStatus, CustomId, FailureClass, ImageSource, TenantId, VideoId};
 use crate::idempotency::RequestHash;
 use crate::providers::catalogue::Catalogue;

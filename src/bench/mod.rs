@@ -13,7 +13,9 @@ mod http;
 mod instant_provider;
 mod process;
 mod receiver;
+mod scheduler;
 mod stuck;
 
 pub use engine::{EngineBench, EngineReport, run_engine};
 pub use http::{HttpBench, HttpReport, Round, run_http};
+pub use scheduler::{Scale, SchedulerBench, SchedulerReport, run_scheduler};

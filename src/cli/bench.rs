@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 
-use super::output::{self, Table};
+use super::output::{self, Table, amount};
 use crate::bench::hostile::{self, HostileBench, HostileReport, MAX_GROWTH_MEGABYTES, MAX_RATIO};
-use crate::bench::{self, EngineBench, EngineReport, HttpBench, HttpReport};
+use crate::bench::{self, EngineBench, EngineReport, HttpBench, HttpReport, SchedulerBench, SchedulerReport};
 use crate::config::Config;
 
 /// Measure speed on this machine; nothing of it touches the real database.
@@ -24,6 +24,8 @@ enum Bench {
     Engine(EngineArgs),
     /// Honest clients of the API with and without slow and stuck ones beside them
     Http(HttpArgs),
+    /// Rounds of the scheduler while very many videos of very many tenants wait
+    Scheduler(SchedulerArgs),
     /// Honest batches with and without hostile providers' answers and files beside them
     Hostile(HostileArgs),
 }
@@ -65,6 +67,21 @@ struct HttpArgs {
 }
 
 #[derive(Args)]
+struct SchedulerArgs {
+    /// How many videos wait, ascending
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "10000,100000,1000000")]
+    waiting: Vec<usize>,
+    #[arg(long, default_value_t = 1000)]
+    tenants: usize,
+    /// Rounds of each kind at each number
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct HostileArgs {
     /// Only kinds whose name has this in it, such as "fal" or "poll:"; with ! before it, all but these
     #[arg(long, default_value = "all")]
@@ -90,6 +107,7 @@ pub(super) async fn run(config: Config, args: BenchArgs) -> Result<ExitCode> {
     match args.bench {
         Bench::Engine(args) => engine(config, args).await,
         Bench::Http(args) => http(config, args).await,
+        Bench::Scheduler(args) => scheduler(config, args).await,
         Bench::Hostile(args) => hostile(config, args).await,
     }
 }
@@ -110,6 +128,41 @@ async fn hostile(config: Config, args: HostileArgs) -> Result<ExitCode> {
     output::line(&if args.json { serde_json::to_string(&report)? } else { hostile_tables(&report) })?;
     let good = report.is_sound() && (!args.assert || report.is_within_bounds());
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn scheduler(config: Config, args: SchedulerArgs) -> Result<ExitCode> {
+    ensure!(args.tenants > 0 && args.rounds > 0, "a bench needs tenants and rounds");
+    let bench = SchedulerBench { waiting: args.waiting, tenants: args.tenants, rounds: args.rounds };
+    let report = bench::run_scheduler(&config, &bench).await?;
+    output::line(&if args.json { serde_json::to_string(&report)? } else { scheduler_table(&report) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn scheduler_table(report: &SchedulerReport) -> String {
+    let heads =
+        [">waiting", ">lanes", ">full p50", ">most", ">wave p50", ">most", ">videos", ">insert", ">ratio", ">MB"];
+    let mut table = Table::new(heads);
+    for scale in &report.scales {
+        let ms = |value: f64| format!("{value:.1}");
+        table.row([
+            amount(i64::try_from(scale.waiting).unwrap_or(i64::MAX)),
+            scale.lanes.to_string(),
+            ms(scale.full_p50_ms),
+            ms(scale.full_most_ms),
+            ms(scale.wave_p50_ms),
+            ms(scale.wave_most_ms),
+            scale.wave.to_string(),
+            ms(scale.insert_p50_ms),
+            ms(scale.ratio),
+            format!("{:.1}", scale.leader_kilobytes as f64 / 1024.0),
+        ]);
+    }
+    format!(
+        "{}\n  {} tenants; a round in ms while every slot is full, and when it releases a wave of videos; ratio to an insert of\n  \
+         as many rows; MB: the most memory of a process that does nothing but lead",
+        table.render(),
+        report.tenants
+    )
 }
 
 fn hostile_tables(report: &HostileReport) -> String {

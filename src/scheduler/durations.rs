@@ -138,7 +138,10 @@ mod tests {
     fn the_average_is_that_of_what_was_released_and_ended() {
         let (mut durations, start, batch) = (Durations::default(), Instant::now(), BatchId::generate());
         let at = |secs| start + Duration::from_secs(secs);
-        let release = |videos| Released { videos: [((batch, "m".to_owned(), "a".to_owned()), videos)].into(), ..Released::default() };
+        let release = |videos| Released {
+            videos: [((batch, "m".to_owned(), "a".to_owned()), videos)].into(),
+            ..Released::default()
+        };
         // four that an earlier leader released say nothing
         durations.look(&[lane(batch, 4)], at(0));
         assert_eq!(durations.secs("m"), None);

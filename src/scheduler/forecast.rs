@@ -151,7 +151,8 @@ fn take(flow: &Flow, poured: &mut Poured, share: &mut f64, supplies: &mut [Suppl
         poured.left = 0.0;
         let part = if possible.is_finite() && possible > 0.0 { taken / possible } else { 0.0 };
         let last = now + (until - now) * part;
-        poured.begins = Begins { first: Some(poured.begins.first.map_or(last, |first| first.min(last))), last: Some(last) };
+        poured.begins =
+            Begins { first: Some(poured.begins.first.map_or(last, |first| first.min(last))), last: Some(last) };
     }
 }
 

@@ -189,6 +189,13 @@ impl TurnsKnown {
     }
 }
 
+/// What a round came to, and how long it took with the renewal of the lease.
+#[derive(Clone, Copy, Debug)]
+pub struct MeasuredRound {
+    pub took: Duration,
+    pub released: usize,
+}
+
 /// What a round came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Round {
@@ -228,6 +235,21 @@ impl Scheduler {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+        self.stop().await;
+    }
+
+    /// Plays one round, for whoever measures rounds; `None`: somebody else leads.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn measured_round(&mut self) -> Result<Option<MeasuredRound>, sqlx::Error> {
+        let started = Instant::now();
+        let round = self.lead_once().await?;
+        Ok(round.map(|round| MeasuredRound { took: started.elapsed(), released: round.released }))
+    }
+
+    /// Leads no more.
+    pub async fn stop(&mut self) {
         self.leadership.resign(&self.db).await;
         metrics::scheduler_leads(false);
         self.watch.forget();

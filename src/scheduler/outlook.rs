@@ -92,9 +92,8 @@ impl Outlook {
     /// Learns from what is under way how long videos take.
     pub(super) async fn learn(&mut self, conn: &mut PgConnection, lanes: &[OpenLane]) -> Result<(), sqlx::Error> {
         if !self.read {
-            let known = sqlx::query!(
-                r#"select model, video_secs as "secs!" from model_outlooks where video_secs is not null"#
-            );
+            let known =
+                sqlx::query!(r#"select model, video_secs as "secs!" from model_outlooks where video_secs is not null"#);
             let known = known.fetch_all(conn).await?;
             self.durations.begin_with(known.into_iter().map(|row| (row.model, row.secs)));
             self.read = true;
@@ -238,10 +237,8 @@ async fn write(db: &Database, news: &HashMap<BatchId, Told>, models: &[ModelTold
 /// # Errors
 /// The database's.
 pub(super) async fn forget_ended(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "delete from batch_outlooks o using batches b where b.id = o.batch_id and b.finished_at is not null"
-    )
-    .execute(conn)
-    .await?;
+    sqlx::query!("delete from batch_outlooks o using batches b where b.id = o.batch_id and b.finished_at is not null")
+        .execute(conn)
+        .await?;
     Ok(())
 }

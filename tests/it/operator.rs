@@ -118,7 +118,9 @@ async fn viewers_read_ops_change_and_a_revoked_key_ends() {
     assert_eq!(viewer.post("/batches/bulk", &preview).await.expect(200).number("/batches"), 1);
 
     let taken = app.command(&["operator", "add", "vera", "--role", "ops"]).await;
-    assert!(!taken.status.success() && String::from_utf8_lossy(&taken.stderr).contains("there is an operator \"vera\""));
+    assert!(
+        !taken.status.success() && String::from_utf8_lossy(&taken.stderr).contains("there is an operator \"vera\"")
+    );
     for wrong in [["operator", "add", "two words", "--role", "ops"], ["operator", "add", "x", "--role", "king"]] {
         assert!(!app.command(&wrong).await.status.success(), "{wrong:?}");
     }
@@ -233,7 +235,8 @@ async fn limits_are_set_listed_explained_and_cleared_under_the_operators_name() 
     let db = app.connect().await;
     let in_force = limits::in_force(&mut *db.pool().acquire().await.unwrap()).await.unwrap();
     let bare = tenant.trim_start_matches("ten_");
-    let value = |scope, subject, rule| in_force.get(scope, subject, rule).map(|limit| (limit.value, limit.set_by.clone()));
+    let value =
+        |scope, subject, rule| in_force.get(scope, subject, rule).map(|limit| (limit.value, limit.set_by.clone()));
     assert_eq!(value(Scope::Tenant, bare, Rule::VideosPerMinute), Some((700, "olga".to_owned())));
     assert_eq!(value(Scope::Tenant, bare, Rule::MaxInFlight), Some((5, "olga".to_owned())));
     assert_eq!(value(Scope::Account, "sora", Rule::RequestsPerMinute), Some((40, "olga".to_owned())));
@@ -246,7 +249,12 @@ async fn limits_are_set_listed_explained_and_cleared_under_the_operators_name() 
     let explained = ops.get(&format!("/limits/explain?tenant={tenant}&model=sora-2")).await.expect(200);
     assert_eq!((explained.number("/rules/0/limit"), explained.word("/rules/0/origin")), (700, "set"));
     assert_eq!(explained.word("/rules/0/reason"), "their launch");
-    assert_eq!((explained.number("/routes/0/rules/0/limit"), explained.number("/waiting")), (40, 1), "{}", explained.text);
+    assert_eq!(
+        (explained.number("/routes/0/rules/0/limit"), explained.number("/waiting")),
+        (40, 1),
+        "{}",
+        explained.text
+    );
 
     let cleared = ops.delete(&format!("{path}?temporary=true&reason=over")).await.expect(200);
     assert_eq!(cleared.body["data"].as_array().unwrap().len(), 1, "{}", cleared.text);
@@ -271,8 +279,15 @@ async fn whatever_is_wrong_is_named_and_changes_nothing() {
     let nobody = "ten_00000000000000000000000000";
     let no_batch = "bat_00000000000000000000000000";
     let good = json!({"values": {"max_in_flight": 1}, "reason": "x"});
-    for path in [&*format!("/limits/tenant/{nobody}"), "/limits/tenant/x", "/limits/account/nobody", "/limits/model/nothing",
-        "/limits/batch/x", "/limits/queue/x", "/limits/model/%00"] {
+    for path in [
+        &*format!("/limits/tenant/{nobody}"),
+        "/limits/tenant/x",
+        "/limits/account/nobody",
+        "/limits/model/nothing",
+        "/limits/batch/x",
+        "/limits/queue/x",
+        "/limits/model/%00",
+    ] {
         ops.put(path, &good).await.problem(404);
         ops.delete(&format!("{path}?reason=x")).await.problem(404);
     }
@@ -281,19 +296,34 @@ async fn whatever_is_wrong_is_named_and_changes_nothing() {
     let path = format!("/limits/tenant/{tenant}");
     for (body, pointers) in [
         (json!({}), &["/values", "/reason"][..]),
-        (json!({"values": {"max_in_flight": 0, "paused": 1, "weight": 1_001, "x/y": 1}, "reason": " ", "who": "me"}),
-         &["/who", "/values/max_in_flight", "/values/paused", "/values/weight", "/values/x~1y", "/reason"]),
+        (
+            json!({"values": {"max_in_flight": 0, "paused": 1, "weight": 1_001, "x/y": 1}, "reason": " ", "who": "me"}),
+            &["/who", "/values/max_in_flight", "/values/paused", "/values/weight", "/values/x~1y", "/reason"],
+        ),
         (json!({"values": {"max_in_flight": 1}, "until": "2020-01-01T00:00:00Z", "reason": "x"}), &["/until"]),
-        (json!({"values": {"max_in_flight": 1}, "until": "2120-01-01T00:00:00Z", "for": "1h", "reason": "x"}), &["/for"]),
+        (
+            json!({"values": {"max_in_flight": 1}, "until": "2120-01-01T00:00:00Z", "for": "1h", "reason": "x"}),
+            &["/for"],
+        ),
         (json!({"values": {"max_in_flight": 1}, "reason": "a\u{0}b"}), &["/reason"]),
         (json!({"values": {"max_in_flight": 1}, "reason": "e".repeat(1_001)}), &["/reason"]),
     ] {
         let problem = ops.put(&path, &body).await.problem(422);
-        assert_eq!((named(&problem), &problem["type"]), (pointers.to_vec(), &json!("/problems#invalid-change")), "{body}");
+        assert_eq!(
+            (named(&problem), &problem["type"]),
+            (pointers.to_vec(), &json!("/problems#invalid-change")),
+            "{body}"
+        );
     }
     ops.put("/limits/model/sora-2", &json!({"values": {"requests_per_minute": 1}, "reason": "x"})).await.problem(422);
-    for (query, parameter) in [("", "reason"), ("?reason=", "reason"), ("?reason=x&rule=most", "rule"),
-        ("?reason=x&rule=paused", "rule"), ("?reason=x&temporary=perhaps", "temporary"), ("?reason=x&rules=weight", "rules")] {
+    for (query, parameter) in [
+        ("", "reason"),
+        ("?reason=", "reason"),
+        ("?reason=x&rule=most", "rule"),
+        ("?reason=x&rule=paused", "rule"),
+        ("?reason=x&temporary=perhaps", "temporary"),
+        ("?reason=x&rules=weight", "rules"),
+    ] {
         let problem = ops.delete(&format!("{path}{query}")).await.problem(400);
         assert_eq!(named(&problem), [parameter], "{query}");
     }
@@ -305,7 +335,9 @@ async fn whatever_is_wrong_is_named_and_changes_nothing() {
     for path in ["/accounts/sora/stop", "/accounts/sora/start"] {
         assert_eq!(named(&ops.post(path, &json!({})).await.problem(422)), ["/reason"], "{path}");
     }
-    for (scope, subject) in [("tenant", nobody), ("tenant", "x"), ("model", "nothing"), ("batch", no_batch), ("batch", nobody)] {
+    for (scope, subject) in
+        [("tenant", nobody), ("tenant", "x"), ("model", "nothing"), ("batch", no_batch), ("batch", nobody)]
+    {
         for path in ["/pause", "/resume"] {
             let body = json!({"scope": scope, "subject": subject, "reason": "x"});
             assert_eq!(named(&ops.post(path, &body).await.problem(422)), ["/subject"], "{path} {body}");
@@ -351,7 +383,10 @@ async fn an_account_is_stopped_and_started_with_its_reason() {
         found.unwrap_or_else(|| panic!("no {name}: {}", list.text)).clone()
     };
     let sora = account(&list, "sora");
-    assert_eq!((&sora["state"], &sora["stopped_by"], &sora["stop_reason"]), (&json!("stopped"), &json!("olga"), &json!("price dispute")));
+    assert_eq!(
+        (&sora["state"], &sora["stopped_by"], &sora["stop_reason"]),
+        (&json!("stopped"), &json!("olga"), &json!("price dispute"))
+    );
     assert_eq!((&sora["configured"], &sora["max_in_flight"]), (&json!(true), &json!(100_000)));
     assert_eq!(account(&list, "veo")["state"], "open");
     let id = customer.order(&order_of(3, "frame")).await;
@@ -382,7 +417,12 @@ async fn tenants_models_and_batches_are_paused_and_resumed() {
     for (scope, subject) in [(Scope::Tenant, &*tenant), (Scope::Model, "sora-2"), (Scope::Batch, &*batch)] {
         let mut body = json!({"scope": scope.name(), "subject": subject, "reason": "their incident"});
         let answer = ops.post("/pause", &body).await.expect(200);
-        assert_eq!((answer.word("/data/0/rule"), answer.word("/data/0/subject")), ("paused", subject), "{}", answer.text);
+        assert_eq!(
+            (answer.word("/data/0/rule"), answer.word("/data/0/subject")),
+            ("paused", subject),
+            "{}",
+            answer.text
+        );
         assert!(paused(scope, subject).await, "{scope:?}");
         body["for"] = json!("1h");
         ops.post("/pause", &body).await.expect(200);
@@ -398,7 +438,8 @@ async fn tenants_models_and_batches_are_paused_and_resumed() {
         assert!(!paused(scope, subject).await);
         assert_eq!(ops.post("/resume", &body).await.expect(200).body["data"], json!([]));
     }
-    let told = "select count(*) from limit_changes where actor = 'olga' and reason = 'their incident' and rule = 'paused'";
+    let told =
+        "select count(*) from limit_changes where actor = 'olga' and reason = 'their incident' and rule = 'paused'";
     assert_eq!(app.count(told).await, 3 * 4);
     db.close().await;
     close(app).await;
@@ -441,7 +482,11 @@ async fn an_operator_cancels_a_batch_as_its_customer_would() {
             .unwrap();
     let told = |text: &str| text.to_owned();
     let bare = id.trim_start_matches("bat_").to_owned();
-    assert_eq!(acts, [(told("olga"), told("cancel"), told("the customer called"), vec![bare])], "what changes nothing is no act");
+    assert_eq!(
+        acts,
+        [(told("olga"), told("cancel"), told("the customer called"), vec![bare])],
+        "what changes nothing is no act"
+    );
     app.finish().await;
 }
 
@@ -482,7 +527,11 @@ async fn a_bulk_action_changes_what_its_preview_told_or_nothing() {
         assert_eq!(preview("cancel", filter.clone()).await, (ids.len() as i64, videos, json!(ids)), "{filter}");
     }
     let act = async |action: &str, filter: &Value, expected: i64| {
-        ops.post("/batches/bulk", &json!({"action": action, "filter": filter, "expected": expected, "reason": "their word"})).await
+        ops.post(
+            "/batches/bulk",
+            &json!({"action": action, "filter": filter, "expected": expected, "reason": "their word"}),
+        )
+        .await
     };
     let mine = json!({"tenant": tenant});
     // pauses: what is paused for as long already is not paused again
@@ -498,7 +547,8 @@ async fn a_bulk_action_changes_what_its_preview_told_or_nothing() {
     assert_eq!(resumed.body["ids"], json!([batches[0], batches[1], batches[3]]));
     assert_eq!(app.count("select count(*) from limits").await, 0);
     // a pause that is to last longer is another one
-    let mut short = json!({"action": "pause", "filter": {"ids": [batches[2]]}, "expected": 1, "for": "1h", "reason": "x"});
+    let mut short =
+        json!({"action": "pause", "filter": {"ids": [batches[2]]}, "expected": 1, "for": "1h", "reason": "x"});
     ops.post("/batches/bulk", &short).await.expect(200);
     assert_eq!(preview("pause", json!({"ids": [batches[2]]})).await.0, 1, "one without an end lasts longer");
     short["for"] = json!("30m");
@@ -522,11 +572,12 @@ async fn a_bulk_action_changes_what_its_preview_told_or_nothing() {
         assert!(batch.number("/counts/cancelled") == batch.number("/counts/total"));
     }
     assert_eq!(one.available().await, 100_000);
-    let act: (String, Value, Vec<String>) =
-        sqlx::query_as("select actor, about, batches from operator_acts where act = 'cancel' and reason = 'their word'")
-            .fetch_one(app.pool())
-            .await
-            .unwrap();
+    let act: (String, Value, Vec<String>) = sqlx::query_as(
+        "select actor, about, batches from operator_acts where act = 'cancel' and reason = 'their word'",
+    )
+    .fetch_one(app.pool())
+    .await
+    .unwrap();
     let bare: Vec<&str> = [0, 1, 3].into_iter().map(|at: usize| batches[at].trim_start_matches("bat_")).collect();
     assert_eq!((act.0.as_str(), &act.1, act.2), ("olga", &mine, bare.into_iter().map(str::to_owned).collect()));
     ops.post("/accounts/sora/start", &json!({"reason": "go on"})).await.expect(200);
@@ -546,9 +597,8 @@ async fn the_command_line_shows_what_it_would_change_and_needs_a_yes() {
     let with = |before: &[&str], after: &[&str]| -> Vec<String> {
         [&["bulk"], before, &chosen[..], after].concat().into_iter().map(str::to_owned).collect()
     };
-    let run = async |arguments: Vec<String>| {
-        app.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
-    };
+    let run =
+        async |arguments: Vec<String>| app.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let asked = run(with(&["cancel"], &[])).await;
     let told = String::from_utf8_lossy(&asked.stderr).into_owned();
     assert_eq!(asked.status.code(), Some(1));
@@ -581,7 +631,11 @@ async fn the_command_line_shows_what_it_would_change_and_needs_a_yes() {
     let done = run(with(&["cancel"], &["--yes"])).await;
     assert_eq!(String::from_utf8_lossy(&done.stdout), "1 batch cancelled, in which 4 videos wait\n");
     let done = run(with(&["cancel"], &[])).await;
-    assert_eq!(String::from_utf8_lossy(&done.stdout), "0 batches cancelled, in which 0 videos wait\n", "nothing to ask about");
+    assert_eq!(
+        String::from_utf8_lossy(&done.stdout),
+        "0 batches cancelled, in which 0 videos wait\n",
+        "nothing to ask about"
+    );
     let acts: Vec<String> = sqlx::query_scalar("select act from operator_acts where actor = 'ann' order by id")
         .fetch_all(app.pool())
         .await

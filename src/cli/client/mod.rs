@@ -21,8 +21,8 @@ use serde_json::Value;
 use url::Url;
 
 pub(super) use answers::{
-    Accepted, Batch, BatchStatus, Cancelled, Counts, Entry, Failure, Model, Money, Output, Quote, UploadedImage, Video,
-    Wallet,
+    Accepted, Batch, BatchStatus, Cancelled, Counts, Entry, Failure, Model, Money, Outlook, Output, Paused, Quote,
+    UploadedImage, Video, Wallet,
 };
 pub(super) use call_error::{CallError, Problem, root_cause};
 
