@@ -154,6 +154,60 @@ async fn a_changed_limit_holds_at_once_and_grants_no_second_burst() {
     app.finish().await;
 }
 
+/// Creates within `[from, to)` milliseconds.
+fn starts_between(app: &TestApp, from: u64, to: u64) -> usize {
+    app.emulator.book().creates.iter().filter(|create| (from..to).contains(&create.at_ms)).count()
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap()
+}
+
+/// Each limit in force for `FREEZEFRAME_PACING_SECS`, or long enough to see it: 60 a minute, 240, 30.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_is_raised_and_lowered_over_three_workers_is_the_new_one_within_two_seconds() {
+    let each = if watched() > Duration::from_secs(75) { watched() / 3 } else { Duration::from_secs(15) };
+    let each_ms = u64::try_from(each.as_millis()).unwrap();
+    let mut app = TestApp::start(TestSettings { roles: API, ..TestSettings::default() }).await;
+    let customer = app.customer(10_000_000).await;
+    let tenant = tenant_of(&app).await;
+    limit(&app, &[&tenant, "videos_per_minute=60"]).await;
+    for _ in 0..3 {
+        app.start_process("worker,scheduler").await;
+    }
+    customer.order(&order_of(3_000, "frame")).await;
+    app.until("the first video starts", async || !app.emulator.book().creates.is_empty()).await;
+    tokio::time::sleep(each).await;
+    limit(&app, &[&tenant, "videos_per_minute=240"]).await;
+    let raised = now_ms();
+    tokio::time::sleep(each).await;
+    limit(&app, &[&tenant, "videos_per_minute=30"]).await;
+    let lowered = now_ms();
+    tokio::time::sleep(each).await;
+    let end = now_ms();
+
+    let soon = starts_between(&app, raised, raised + 2_000);
+    let fast = starts_between(&app, raised, lowered) as f64 * 60_000.0 / (lowered - raised) as f64;
+    let late = starts_between(&app, lowered + 2_000, end);
+    let (most, before) = (app.emulator.book().busiest_window(60_000, None), starts_between(&app, 0, raised));
+    println!(
+        "each {each:?}: {before} at 60 a minute; {soon} within 2 s of 240, then {fast:.0} a minute; {late} later than 2 s \
+         after 30; at most {most} in any minute"
+    );
+    // at 60 there would be two, or four in a fresh minute
+    assert!(soon >= 5, "{soon} starts in the two seconds after the limit was raised");
+    assert!(fast >= 228.0, "{fast} starts a minute of 240");
+    // the minute before holds more than 30 until it is over
+    let allowed = if each_ms > 62_000 { 30.0 * (each_ms as f64 / 60_000.0) } else { 0.0 };
+    assert!(late as f64 <= allowed, "{late} starts at 30 a minute");
+    assert!(most <= 240, "{most} starts in a minute");
+    let first_minute = app.emulator.book().creates[0].at_ms;
+    assert!(starts_between(&app, first_minute, (first_minute + 60_000).min(raised)) <= 60);
+    unlimited(&app, &tenant).await;
+    app.all_batches_end().await;
+    app.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_video_that_is_picked_up_too_late_gives_its_turn_back_and_spends_no_attempt() {
     let mut app = TestApp::start(TestSettings { roles: API_AND_SCHEDULER, ..TestSettings::default() }).await;
@@ -293,12 +347,22 @@ async fn the_reason_that_is_shown_is_the_one_that_holds() {
         .await;
     };
     let order = async |app: &TestApp, prompt: &str| app.here(&customer).order(&order_of(5, prompt)).await;
-    for (whose, rule, reason) in [
-        (&*tenant, "videos_per_minute=1", "tenant_limit"),
-        ("account=sora", "requests_per_minute=1", "provider_limit"),
-        ("model=sora-2", "videos_per_minute=1", "model_limit"),
-    ] {
-        limit(&app, &[whose, rule]).await;
+    // while one of these is strict, all the others are set too, and lax
+    let levels = [
+        (&*tenant, "videos_per_minute", "tenant_limit"),
+        (&*tenant, "max_in_flight", "tenant_limit"),
+        ("account=sora", "requests_per_minute", "provider_limit"),
+        ("account=sora", "max_in_flight", "provider_limit"),
+        ("model=sora-2", "videos_per_minute", "model_limit"),
+        ("model=sora-2", "max_in_flight", "model_limit"),
+    ];
+    for (whose, rule, reason) in levels {
+        for (other, lax, _) in levels {
+            limit(&app, &[other, &format!("{lax}=5000")]).await;
+        }
+        limit(&app, &[whose, &format!("{rule}=1")]).await;
+        // long enough to be seen at work
+        app.emulator.script(freezeframe::emulator::Rule::takes("limit", 1_500).times(1));
         let id = order(&app, reason).await;
         waits_for(&app, &id, reason).await;
         app.output(&["limits", "clear", whose, "--reason", "it was seen"]).await;
