@@ -22,8 +22,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Before the next try when the operating system has no connection to give (usually: out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections that may wait to be accepted. A client whose connection finds no room thinks that it is connected and sends its
-/// order, and then it breaks: a fault that nobody scripted.
+/// Connections that may wait to be accepted, as far as the system allows (`net.core.somaxconn`); by default it would be 128. A
+/// client that finds no room waits for its system to try again, or loses the order that it sent: a fault that nobody scripted.
 const BACKLOG: u32 = 4096;
 
 /// The open connections by the client's address.
@@ -184,6 +184,21 @@ impl AsyncWrite for Connection {
         match self.line.taken.load(Ordering::Acquire) {
             true => Poll::Ready(Ok(())),
             false => Poll::Ready(socket2::SockRef::from(&*self.stream).shutdown(Shutdown::Write)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_crowd_that_nobody_has_accepted_yet_is_connected() {
+        let door = Door::open("127.0.0.1:0".parse().unwrap(), Connections::default()).await.unwrap();
+        let mut crowd = Vec::new();
+        for at in 0..400 {
+            let connected = tokio::time::timeout(Duration::from_secs(10), TcpStream::connect(door.address())).await;
+            crowd.push(connected.unwrap_or_else(|_| panic!("client {at} found no room")).unwrap());
         }
     }
 }
