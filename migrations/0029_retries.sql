@@ -13,11 +13,21 @@ create unique index videos_retried_once on videos (retry_of) where retry_of is n
 -- known any more, so that nobody orders another video in its place. The name of an upload is no secret and stays.
 alter table videos add column image_forgotten boolean
     check (image_forgotten is null or image_forgotten and state = 'failed' and reference_image is null);
--- of those that failed before, all that may have had one
+-- of those that failed before, all that may have had one, as far as their lanes or uses tell
 update videos v set image_forgotten = true
 from batch_lanes l
-where l.batch_id = v.batch_id and l.model = v.model and v.state = 'failed'
+where l.batch_id = v.batch_id and l.model = v.model and v.state = 'failed' and v.reference_image is null
     and (l.with_images or exists (select from reference_image_uses u where u.batch_id = v.batch_id));
+-- a worker that does not know of this yet forgets the image of what fails, and says nothing
+create function note_forgotten_image() returns trigger language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+    new.image_forgotten := true;
+    return new;
+end
+$$;
+create trigger videos_note_forgotten_image before update on videos for each row
+    when (old.reference_image is not null and new.reference_image is null and new.state = 'failed')
+    execute function note_forgotten_image();
 
 grant insert (retry_of) on batches, videos to freezeframe_api;
 

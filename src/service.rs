@@ -101,7 +101,7 @@ impl Service {
         let egress = Egress::new();
         let master = Arc::new(master_key(config)?);
         let given = roles.worker.then_some(parts.providers);
-        let listeners = if roles.api { Some(listen::bind(config).await?) } else { None };
+        let listeners = if roles.api { Some(listen::bind(config)?) } else { None };
         let public_url = listen::public_url(config, listeners.as_ref())?;
         let called_back =
             CalledBack { base: public_url.clone().map(|url| CallbackBase::new(&master, url)), takes: roles.api };

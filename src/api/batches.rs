@@ -18,7 +18,7 @@ use super::limits::JsonBody;
 use super::page::{self, Limit};
 use super::words::Word;
 use super::{ApiState, Topic};
-use crate::batches::{self, AdmissionError, Admitted, Order, Wrong};
+use crate::batches::{self, AdmissionError, Admitted, Order, RetryError, Wrong};
 use crate::domain::{BatchId, BatchStatus, TenantId};
 use crate::idempotency::RequestHash;
 use crate::metrics;
@@ -279,6 +279,7 @@ pub(super) fn refused(error: AdmissionError) -> ApiError {
     match &error {
         AdmissionError::ShortOfCredits { .. } => metrics::batch_refused("credits"),
         AdmissionError::KeyUsedForOtherContent => metrics::batch_refused("key"),
+        AdmissionError::Retry(RetryError::NoBatch | RetryError::Database(_)) => {}
         AdmissionError::KeyInFlight | AdmissionError::Retry(_) => metrics::batch_refused("conflict"),
         AdmissionError::Images(_) => metrics::batch_refused("invalid"),
         AdmissionError::BrokenAnswer(_) | AdmissionError::Ledger(_) | AdmissionError::Database(_) => {}

@@ -111,13 +111,15 @@ impl ApiError {
         ApiError::new(Kind::NotJson, "the body is empty; send a JSON object with `items`")
     }
 
+    pub fn body_too_slow() -> ApiError {
+        let detail = "the body came too slowly and was given up; nothing was changed: repeat the request";
+        ApiError::new(Kind::BodyTooSlow, detail).header(header::CONNECTION, "close")
+    }
+
     /// The body ended early, came too slowly, or came when no more requests can be processed.
     pub fn body_failed(error: &io::Error) -> ApiError {
         match BodyFault::of(error) {
-            Some(BodyFault::Slow) => {
-                let detail = "the body came too slowly and was given up; nothing was changed: repeat the request";
-                ApiError::new(Kind::BodyTooSlow, detail).header(header::CONNECTION, "close")
-            }
+            Some(BodyFault::Slow) => ApiError::body_too_slow(),
             Some(BodyFault::Busy) => ApiError::too_busy(),
             None => ApiError::new(Kind::NotJson, "the body could not be read to its end"),
         }

@@ -78,9 +78,9 @@ impl QuotesApi {
             return Err(ApiError::empty_body());
         }
         let order = read_order(state, body, header_keys(headers)).await?;
-        let tenant = (caller.0.id, caller.0.videos_per_minute);
+        let tenant = caller.0;
         let quoted =
-            state.db.read(tenant.0, move |conn| Box::pin(async move { batches::quote(conn, tenant, &order).await }));
+            state.db.read(tenant.id, move |conn| Box::pin(async move { batches::quote(conn, &tenant, &order).await }));
         Ok(Json(quoted.await?.into()))
     }
 }

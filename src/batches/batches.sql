@@ -9,7 +9,8 @@ select b.id as "id: BatchId", b.status as "status: BatchStatus", b.total,
     (select l.waiting_for from batch_lanes l where l.batch_id = b.id and l.waiting > 0
         order by l.waiting desc, l.model limit 1) as "waiting_for?: WaitingReason",
     b.request_id, b.webhook_url, b.metadata, b.videos_per_minute,
-    b.priority, b.complete_by, b.paused_at, b.cancelled_at, b.created_at, b.started_at, b.finished_at,
+    b.priority, b.complete_by,
+    case when b.finished_at is null and b.cancelled_at is null then b.paused_at end as paused_at, b.cancelled_at, b.created_at, b.started_at, b.finished_at,
     b.retry_of as "retry_of: BatchId",
     (select array_agg(r.id order by r.id) from batches r where r.retry_of = b.id and r.tenant_id = b.tenant_id)
         as "retried_by?: Vec<BatchId>",

@@ -144,6 +144,10 @@ pub async fn apply(
     db.act("change batches in bulk", move |tx| {
         let (filter, said) = (filter.clone(), said.clone());
         Box::pin(async move {
+            // who pauses or resumes chooses by the pauses that there are, so nobody else changes them meanwhile
+            if !matches!(action, Action::Cancel) {
+                limits::one_at_a_time(tx).await?;
+            }
             let affected = chosen(tx, action, &filter).await?;
             as_expected(expected, affected.batches())?;
             // what changes nothing is nothing to tell

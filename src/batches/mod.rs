@@ -17,6 +17,7 @@ mod pause;
 mod quote;
 mod retry;
 mod uploads;
+mod video;
 mod view;
 
 pub use crate::domain::Wrong;
@@ -28,7 +29,5 @@ pub use order::{MAX_KEY_CHARS, Order, OrderLimits, parse, repeated_request};
 pub use pause::{PauseError, pause, resume};
 pub use quote::{Quote, QuoteGroup, quote};
 pub use retry::{FailedVideos, RetryError, RetryRequest, parse_retry, repeated_retry, retry_order};
-pub use view::{
-    BatchCounts, BatchOutlook, BatchView, VideoFailure, VideoOutput, VideoView, batch, batches, output_of,
-    settled_batch, videos,
-};
+pub use video::{VideoFailure, VideoOutput, VideoView, output_of, videos};
+pub use view::{BatchCounts, BatchOutlook, BatchView, batch, batches, settled_batch};

@@ -36,7 +36,19 @@ impl ActError for PauseError {
 /// # Errors
 /// [`PauseError`]; nothing was changed then.
 pub async fn pause(conn: &mut PgConnection, tenant: TenantId, batch: BatchId) -> Result<DateTime<Utc>, PauseError> {
-    Ok(set(conn, (tenant, batch), true).await?.unwrap_or_else(Utc::now))
+    let since = sqlx::query_scalar!(
+        r#"update batches set paused_at = coalesce(paused_at, now())
+           where tenant_id = $1 and id = $2 and finished_at is null and cancelled_at is null
+           returning paused_at as "since!""#,
+        tenant as TenantId,
+        batch as BatchId,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    match since {
+        Some(since) => Ok(since),
+        None => Err(refused(conn, (tenant, batch)).await?),
+    }
 }
 
 /// Resumes a batch that its customer paused.
@@ -44,36 +56,33 @@ pub async fn pause(conn: &mut PgConnection, tenant: TenantId, batch: BatchId) ->
 /// # Errors
 /// [`PauseError`]; nothing was changed then.
 pub async fn resume(conn: &mut PgConnection, tenant: TenantId, batch: BatchId) -> Result<(), PauseError> {
-    set(conn, (tenant, batch), false).await?;
-    Ok(())
-}
-
-async fn set(
-    conn: &mut PgConnection,
-    (tenant, batch): (TenantId, BatchId),
-    paused: bool,
-) -> Result<Option<DateTime<Utc>>, PauseError> {
-    sqlx::query!(
-        "update batches set paused_at = case when $3 then now() end
-         where tenant_id = $1 and id = $2 and finished_at is null and cancelled_at is null and (paused_at is null) = $3",
+    let resumed = sqlx::query!(
+        "update batches set paused_at = null
+         where tenant_id = $1 and id = $2 and finished_at is null and cancelled_at is null",
         tenant as TenantId,
         batch as BatchId,
-        paused,
     )
     .execute(&mut *conn)
     .await?;
+    match resumed.rows_affected() {
+        0 => Err(refused(conn, (tenant, batch)).await?),
+        _ => Ok(()),
+    }
+}
+
+/// Why a batch could be neither paused nor resumed.
+async fn refused(conn: &mut PgConnection, (tenant, batch): (TenantId, BatchId)) -> Result<PauseError, sqlx::Error> {
     let row = sqlx::query!(
-        r#"select paused_at, cancelled_at, finished_at, status as "status: BatchStatus"
+        r#"select finished_at is not null as "ended!", status as "status: BatchStatus"
            from batches where tenant_id = $1 and id = $2"#,
         tenant as TenantId,
         batch as BatchId,
     )
     .fetch_optional(conn)
-    .await?
-    .ok_or(PauseError::NoBatch)?;
-    match (row.finished_at, row.cancelled_at) {
-        (Some(_), _) => Err(PauseError::Ended(row.status)),
-        (None, Some(_)) => Err(PauseError::Cancelled),
-        (None, None) => Ok(row.paused_at),
-    }
+    .await?;
+    Ok(match row {
+        None => PauseError::NoBatch,
+        Some(row) if row.ended => PauseError::Ended(row.status),
+        Some(_) => PauseError::Cancelled,
+    })
 }

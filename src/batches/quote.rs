@@ -11,10 +11,11 @@ use sqlx::PgConnection;
 use super::admission::AdmissionError;
 use super::order::Order;
 use super::uploads;
-use crate::domain::{Credits, Size, TenantId};
+use crate::domain::{Credits, Size};
 use crate::idempotency;
 use crate::ledger::{self, FreezeError};
-use crate::scheduler::{self, Estimate};
+use crate::scheduler::{self, Estimate, Wanted};
+use crate::tenants::Tenant;
 
 /// What an order would cost.
 #[derive(Clone, Debug)]
@@ -53,27 +54,28 @@ impl Quote {
     }
 }
 
-/// What `order` would cost the tenant, who may begin so many videos `per_minute`, at this moment. Only reads.
+/// What `order` would cost the tenant at this moment. Only reads.
 ///
 /// # Errors
 /// [`AdmissionError::Images`] as when it is admitted, or the database's.
-pub async fn quote(
-    conn: &mut PgConnection,
-    (tenant, per_minute): (TenantId, u32),
-    order: &Order,
-) -> Result<Quote, AdmissionError> {
-    uploads::look_at_uploads(conn, tenant, order).await?;
-    let available = ledger::available(conn, tenant).await.map_err(FreezeError::from)?;
+pub async fn quote(conn: &mut PgConnection, tenant: &Tenant, order: &Order) -> Result<Quote, AdmissionError> {
+    uploads::look_at_uploads(conn, tenant.id, order).await?;
+    let available = ledger::available(conn, tenant.id).await.map_err(FreezeError::from)?;
     let key_used = match &order.key {
-        Some(key) => Some(idempotency::find(conn, tenant, key, &order.hash).await?.is_some()),
+        Some(key) => Some(idempotency::find(conn, tenant.id, key, &order.hash).await?.is_some()),
         None => None,
     };
     let mut videos: BTreeMap<String, u32> = BTreeMap::new();
     for item in &order.items {
         *videos.entry(item.model.clone()).or_default() += 1;
     }
-    let pace: Vec<u32> = [per_minute].into_iter().chain(order.videos_per_minute).collect();
-    let estimate = scheduler::estimate(conn, tenant, &videos, &pace).await?;
+    let wanted = Wanted {
+        videos,
+        paces: [tenant.videos_per_minute].into_iter().chain(order.videos_per_minute).collect(),
+        max_in_flight: tenant.max_in_flight,
+        priority: order.priority,
+    };
+    let estimate = scheduler::estimate(conn, tenant.id, &wanted).await?;
     let total = order.items.len() as u32;
     Ok(Quote { total, price: order.total, available, groups: groups(order), estimate, key_used })
 }

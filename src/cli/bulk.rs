@@ -126,7 +126,11 @@ pub(super) async fn run(config: Config, args: BulkArgs) -> Result<ExitCode> {
 }
 
 async fn change(controls: &Controls, action: Action, chosen: &ChosenArgs, said: &Said) -> Result<String> {
-    let filter = chosen.filter();
+    // what is ordered while somebody makes up their mind was not shown
+    let now = Utc::now();
+    let mut filter = chosen.filter();
+    let is_empty = filter == Filter::default();
+    filter.created_before = filter.created_before.map_or(Some(now).filter(|_| !is_empty), |at| Some(at.min(now)));
     let preview = controls.preview(action, &filter).await.context("nothing was changed")?;
     if preview.ids.is_empty() {
         return Ok(told(action, &preview, chosen.json));

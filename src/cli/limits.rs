@@ -102,7 +102,7 @@ struct ExplainArgs {
 }
 
 #[derive(Args)]
-struct ChangeArgs {
+pub(super) struct ChangeArgs {
     /// Why, for those who find it
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -111,7 +111,7 @@ struct ChangeArgs {
     by: Option<String>,
     /// Print one JSON array instead of text
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 fn rule_and_value(text: &str) -> Result<(Rule, u32), String> {
@@ -192,7 +192,7 @@ async fn clear(controls: &Controls, args: ClearArgs) -> Result<String> {
     Ok(tell(&cleared, args.change.json))
 }
 
-fn said(change: &ChangeArgs) -> Result<Said> {
+pub(super) fn said(change: &ChangeArgs) -> Result<Said> {
     let reason = operators::reason(&change.reason).map_err(|why| anyhow!("--reason {why}"))?;
     Ok(Said { by: actor(change.by.clone()), reason })
 }
@@ -202,7 +202,8 @@ fn held_by(whose: &Whose, rule: Rule) -> Result<()> {
     Ok(())
 }
 
-fn tell(changed: &[(LimitKey, Changed)], as_json: bool) -> String {
+/// What was changed, as text or as JSON.
+pub(super) fn tell(changed: &[(LimitKey, Changed)], as_json: bool) -> String {
     if as_json {
         let shown = changed.iter().map(|(_, Changed { before, after })| json!({ "before": before, "after": after }));
         return Value::from(shown.collect::<Vec<_>>()).to_string();
@@ -246,6 +247,7 @@ fn report(found: &Explanation) -> String {
         let free = match (state.is_full(), state.free_at) {
             (false, _) => "now".to_owned(),
             (true, Some(at)) => moment(at),
+            (true, None) if state.rule == Rule::Paused => "when resumed".to_owned(),
             (true, None) => "when a video ends".to_owned(),
         };
         table.row([
@@ -266,6 +268,9 @@ fn report(found: &Explanation) -> String {
         }
     }
     text.push_str(&format!("\n{} waiting, {} worker slots free", amount(found.waiting), amount(found.free_slots)));
+    if found.waiting_paused > 0 {
+        text.push_str(&format!("\n{} of them in paused batches", amount(found.waiting_paused)));
+    }
     text.push_str(&match found.next_free {
         Some(at) if at <= Utc::now() => "\nno limit is in the way now".to_owned(),
         Some(at) => format!("\nno limit is in the way from {}", moment(at)),

@@ -18,6 +18,7 @@ mod migrate;
 mod openapi;
 mod operator;
 mod output;
+mod pause;
 mod progress;
 mod provider;
 mod reconcile;
@@ -74,6 +75,10 @@ enum Command {
     Provider(provider::ProviderArgs),
     /// See, change and explain the limits of tenants, accounts and models
     Limits(limits::LimitsArgs),
+    /// Begin nothing new of a tenant, a model or a batch
+    Pause(pause::PauseArgs),
+    /// Take operators' pauses of a tenant, a model or a batch away
+    Resume(pause::ResumeArgs),
     /// Cancel, pause or resume many batches of any customers at once
     Bulk(bulk::BulkArgs),
     /// Give and revoke keys of the operators' API
@@ -109,6 +114,8 @@ pub async fn run() -> Result<ExitCode> {
         Command::Tenant(args) => tenant::run(settings(config)?, args).await,
         Command::Provider(args) => provider::run(settings(config)?, args).await,
         Command::Limits(args) => limits::run(settings(config)?, args).await,
+        Command::Pause(args) => pause::pause(settings(config)?, args).await,
+        Command::Resume(args) => pause::resume(settings(config)?, args).await,
         Command::Bulk(args) => bulk::run(settings(config)?, args).await,
         Command::Operator(args) => operator::run(settings(config)?, args).await,
         Command::Reconcile(args) => reconcile::run(settings(config)?, args).await,

@@ -50,9 +50,9 @@ struct AddArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Role {
-    /// See everything
+    /// See limits, pauses, accounts, and what a bulk action would change
     Viewer,
-    /// See and change everything
+    /// See and change them, and batches of any customer
     Ops,
 }
 
@@ -95,13 +95,13 @@ async fn add(config: &Config, args: AddArgs) -> Result<ExitCode> {
     let new = Operator { name: args.name, role: args.role.into() };
     let key = operators::add(&db, &new, &actor(args.by)).await;
     db.close().await;
-    store.release().await?;
-    let key = key.context("nobody was added")?;
+    let key = key.context("the operator was not added, as far as is known; `operator list` shows whether")?;
     output::line(&match args.json {
         true => json!({ "name": new.name, "role": new.role.name(), "key": key.expose() }).to_string(),
         false => format!("name  {}\nrole  {}\nkey   {}", new.name, new.role.name(), key.expose()),
     })?;
     output::aside("keep the key now: it is shown this once and cannot be shown again");
+    store.release().await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,7 +2,7 @@
 //! batches of any tenant.
 //!
 //! Always holds: what is named is looked for before anything is written, so that a slip in a name changes nothing; each change
-//! has a name and a reason, and its row in a history. Both doors read what they are told by the same words ([`words`], [`ask`]).
+//! has a name and a reason (the start of an account may go without), and its row in a history. Both doors read what they are told by the same words ([`words`], [`ask`]).
 //! Refuses: SQL of its own, requests of customers (they have another database handle and no way here), status codes.
 
 pub mod ask;
@@ -153,7 +153,7 @@ impl Controls {
     /// none is named. Answers those that there were.
     ///
     /// # Errors
-    /// [`ControlError::Unknown`], or the database's; limits with an end may be gone then.
+    /// [`ControlError::Unknown`], or the database's.
     pub async fn clear_limits(
         &self,
         whose: &Whose,
@@ -161,7 +161,7 @@ impl Controls {
         temporary: bool,
         said: &Said,
     ) -> Result<Vec<(LimitKey, Changed)>, ControlError> {
-        self.find(whose).await?;
+        self.find_or_set(whose).await?;
         let rules = if rules.is_empty() { whose.scope.rules() } else { rules };
         self.clear(whose, rules, temporary, said).await
     }
@@ -174,11 +174,7 @@ impl Controls {
         said: &Said,
     ) -> Result<Vec<(LimitKey, Changed)>, ControlError> {
         let keys: Vec<LimitKey> = rules.iter().map(|rule| whose.key(*rule)).collect();
-        let mut cleared = limits::clear(&self.db, &keys, true, said.parts()).await?;
-        if !temporary {
-            cleared.extend(limits::clear(&self.db, &keys, false, said.parts()).await?);
-        }
-        Ok(cleared)
+        Ok(limits::clear(&self.db, &keys, temporary, said.parts()).await?)
     }
 
     /// Says what decides when a tenant's next video of a model starts.
@@ -215,9 +211,9 @@ impl Controls {
     /// Takes the pauses of a tenant, a model or a batch away. Answers those that there were.
     ///
     /// # Errors
-    /// [`ControlError::Unknown`], or the database's; a pause with an end may be gone then.
+    /// [`ControlError::Unknown`], or the database's.
     pub async fn resume(&self, whose: &Whose, said: &Said) -> Result<Vec<(LimitKey, Changed)>, ControlError> {
-        self.find(whose).await?;
+        self.find_or_set(whose).await?;
         self.clear(whose, &[Rule::Paused], false, said).await
     }
 
@@ -273,6 +269,18 @@ impl Controls {
             CancelError::Ended(status) => ControlError::Ended(status),
             CancelError::Database(error) => ControlError::Database(error),
         })
+    }
+
+    /// As [`Controls::find`]; what is gone from the settings is found where something is still set.
+    async fn find_or_set(&self, whose: &Whose) -> Result<(), ControlError> {
+        match self.find(whose).await {
+            Err(ControlError::Unknown(why)) => {
+                let is_of = |key: &LimitKey| key.scope == whose.scope && key.subject == whose.subject;
+                let set = self.limits().await?.iter().any(|(limit, _)| is_of(&limit.key));
+                if set { Ok(()) } else { Err(ControlError::Unknown(why)) }
+            }
+            found => found.map(|_| ()),
+        }
     }
 
     /// Looks for a subject; answers the status of a batch.

@@ -51,6 +51,17 @@ impl FromStr for Whose {
     }
 }
 
+/// What can be paused, as `SCOPE=SUBJECT`.
+///
+/// # Errors
+/// Names what can be.
+pub fn pausable(text: &str) -> Result<Whose, String> {
+    let wrong = || format!("{text:?} is not tenant=ID, model=NAME or batch=ID; accounts have `provider stop`");
+    let (scope, subject) = text.split_once('=').ok_or_else(wrong)?;
+    let scope = Scope::from_name(scope).filter(|scope| scope.can_be_paused()).ok_or_else(wrong)?;
+    if subject.is_empty() { Err(wrong()) } else { Whose::new(scope, subject) }
+}
+
 /// The subject of a limit as it is shown: ids with their prefix.
 pub fn shown_subject(scope: Scope, subject: &str) -> String {
     let shown = match scope {
@@ -159,6 +170,10 @@ mod tests {
         assert_eq!("account=a=b".parse(), Ok(Whose { scope: Scope::Account, subject: "a=b".to_owned() }));
         for wrong in ["tenant", "tenant=", "tenant=x", "queue=x", "=x", "batch=x"] {
             assert!(wrong.parse::<Whose>().is_err(), "{wrong}");
+        }
+        assert!(pausable(&format!("tenant={id}")).is_ok() && pausable("model=a").is_ok());
+        for wrong in ["account=a", "model=", "batch=x", "model", "tenant=x"] {
+            assert!(pausable(wrong).is_err(), "{wrong}");
         }
         assert!(rule("weight").is_ok() && rule("paused").is_err() && rule("most").is_err());
         assert_eq!((value(Rule::MaxInFlight, Some(7)), value(Rule::Weight, Some(1_000))), (Ok(7), Ok(1_000)));

@@ -59,14 +59,15 @@ pub async fn set(
     .await
 }
 
-/// Takes limits away, those with an end or those without: what stands behind them holds again. Answers those that there were.
+/// Takes limits away, those with an end and, unless `only_temporary`, those without: what stands behind them holds again.
+/// Answers those that there were.
 ///
 /// # Errors
 /// The database's; nothing was taken away then.
 pub async fn clear(
     db: &Database,
     keys: &[LimitKey],
-    temporary: bool,
+    only_temporary: bool,
     (actor, reason): (&str, &str),
 ) -> Result<Vec<(LimitKey, Changed)>, sqlx::Error> {
     let (keys, actor, reason) = (keys.to_vec(), actor.to_owned(), reason.to_owned());
@@ -75,7 +76,10 @@ pub async fn clear(
         Box::pin(async move {
             one_at_a_time(tx).await?;
             let mut cleared = Vec::new();
-            for key in &keys {
+            let kinds = if only_temporary { vec![true] } else { vec![true, false] };
+            let each: Vec<(bool, &LimitKey)> =
+                kinds.iter().flat_map(|kind| keys.iter().map(|key| (*kind, key))).collect();
+            for (temporary, key) in each {
                 let Some(before) = row_of(tx, key, temporary).await? else { continue };
                 sqlx::query!(
                     "delete from limits where scope = $1 and subject = $2 and rule = $3 and temporary = $4",
@@ -96,8 +100,12 @@ pub async fn clear(
     .await
 }
 
-/// Changes are committed in the order of their ids, or a reader that knows the highest would miss one.
-pub(super) async fn one_at_a_time(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// Keeps other changes out until the transaction ends. Changes are committed in the order of their ids, or a reader that knows
+/// the highest would miss one; and who chooses by what is set has to choose after this.
+///
+/// # Errors
+/// The database's.
+pub async fn one_at_a_time(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query!("lock table limits in share row exclusive mode").execute(conn).await?;
     Ok(())
 }

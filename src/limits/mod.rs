@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
 
-pub use change::{Changed, clear, set};
+pub use change::{Changed, clear, one_at_a_time, set};
 pub use many::{clear_many, set_many};
 
 /// What a limit is for.

@@ -17,9 +17,9 @@ pub use keys::{AddError, add, authenticate, list, revoke};
 /// What an operator may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// See everything.
+    /// See limits, pauses, provider accounts, and what a bulk action would change.
     Viewer,
-    /// See and change everything.
+    /// See and change them, and batches of any tenant.
     Ops,
 }
 
@@ -60,6 +60,9 @@ const MAX_REASON_CHARS: usize = 1_000;
 /// Characters of an operator's name, at the most.
 const MAX_NAME_CHARS: usize = 64;
 
+/// Who writes histories beside operators.
+const OF_PROCESSES: [&str; 2] = ["worker", "scheduler"];
+
 /// Who changes something, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
@@ -92,6 +95,9 @@ pub fn reason(text: &str) -> Result<String, String> {
 /// What it must be, in words that follow its name.
 pub fn name(text: &str) -> Result<String, String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
+    if OF_PROCESSES.contains(&text) {
+        return Err(format!("must not be {text}: histories call a process so"));
+    }
     if text.is_empty() || text.len() > MAX_NAME_CHARS || !text.chars().all(is_plain) {
         return Err(format!("must have 1 to {MAX_NAME_CHARS} letters, digits and characters of `._@-`"));
     }
@@ -110,7 +116,7 @@ mod tests {
             assert!(reason(wrong).is_err(), "{wrong:?}");
         }
         assert!(name("ann.o-neil_2@example.com").is_ok());
-        for wrong in ["", "ann b", "änn", "a\u{0}", &"a".repeat(65)] {
+        for wrong in ["", "worker", "scheduler", "ann b", "änn", "a\u{0}", &"a".repeat(65)] {
             assert!(name(wrong).is_err(), "{wrong:?}");
         }
         assert!(Role::ALL.into_iter().all(|role| Role::from_name(role.name()) == Some(role)));

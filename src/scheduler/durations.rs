@@ -54,7 +54,7 @@ impl Model {
 
 impl Durations {
     /// What an earlier leader wrote down; it weighs as much as one video.
-    pub(super) fn begin_with(&mut self, known: impl IntoIterator<Item = (String, f64)>) {
+    pub(super) fn recall(&mut self, known: impl IntoIterator<Item = (String, f64)>) {
         for (model, secs) in known {
             let model = self.models.entry(model).or_default();
             if model.ended == 0.0 {
@@ -156,7 +156,7 @@ mod tests {
         // the lane is closed
         durations.look(&[], at(24));
         assert_eq!(durations.secs("m"), Some(15.0));
-        durations.begin_with([("m".to_owned(), 99.0), ("n".to_owned(), 7.0)]);
+        durations.recall([("m".to_owned(), 99.0), ("n".to_owned(), 7.0)]);
         assert_eq!((durations.secs("m"), durations.secs("n")), (Some(15.0), Some(7.0)));
     }
 }

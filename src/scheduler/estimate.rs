@@ -16,7 +16,19 @@ pub struct Estimate {
     pub finishes_at: DateTime<Utc>,
 }
 
-/// What a tenant could expect of a batch that it orders now: so many videos of each model, at none of these paces more. `None`
+/// What an order that is not placed asks for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// So many videos of each model.
+    pub videos: BTreeMap<String, u32>,
+    /// At none of these paces more, in videos a minute.
+    pub paces: Vec<u32>,
+    /// The tenant's, of all its batches.
+    pub max_in_flight: u32,
+    pub priority: u8,
+}
+
+/// What a tenant could expect of a batch that it orders now. `None`
 /// where nobody can tell. Reads as the tenant, behind whose own waiting videos these would come.
 ///
 /// # Errors
@@ -24,8 +36,7 @@ pub struct Estimate {
 pub async fn estimate(
     conn: &mut PgConnection,
     tenant: TenantId,
-    videos: &BTreeMap<String, u32>,
-    paces: &[u32],
+    Wanted { videos, paces, max_in_flight, priority }: &Wanted,
 ) -> Result<Option<Estimate>, sqlx::Error> {
     let models = sqlx::query!(
         r#"select model, video_secs as "secs!", videos_per_minute as "per_minute!" from model_outlooks
@@ -40,15 +51,26 @@ pub async fn estimate(
     let own = sqlx::query!(
         r#"select now() as "now!",
                (select max(finishes_at) from batch_outlooks o join batches b on b.id = o.batch_id
-                   where o.tenant_id = $1 and b.finished_at is null) as before"#,
+                   where o.tenant_id = $1 and b.finished_at is null and b.priority >= $2) as before,
+               exists (select from batch_outlooks o join batches b on b.id = o.batch_id
+                   where o.tenant_id = $1 and b.finished_at is null and b.cancelled_at is null and b.paused_at is null
+                       and b.priority >= $2 and o.finishes_at is null) as "nobody_knows!""#,
         tenant as TenantId,
+        i16::from(*priority),
     )
     .fetch_one(conn)
     .await?;
+    if own.nobody_knows {
+        return Ok(None);
+    }
     let secs = models.iter().map(|row| row.secs).fold(0.0, f64::max);
     let starts_at = own.before.map_or(own.now, |before| before - after(secs)).max(own.now);
     let total = f64::from(videos.values().sum::<u32>());
     let paced = paces.iter().map(|pace| minutes(total, f64::from(*pace))).fold(0.0, f64::max);
+    let mean = models.iter().map(|row| row.secs * f64::from(videos.get(&row.model).copied().unwrap_or(0))).sum::<f64>()
+        / total;
+    let room = f64::from(*max_in_flight);
+    let paced = paced.max((total - room).max(0.0) * mean / room / 60.0);
     let made = models.iter().map(|row| {
         let videos = videos.get(&row.model).copied().unwrap_or(0);
         // as many as fit begin at once

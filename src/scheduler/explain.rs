@@ -38,11 +38,12 @@ pub struct RuleState {
     pub scope: Scope,
     pub subject: String,
     pub rule: Rule,
+    /// 0 for a pause.
     pub limit: u32,
     pub source: Source,
     pub used: u32,
     /// When there is room again, if nothing else starts meanwhile. `None` while there is room, and for what is in flight:
-    /// then whenever a video ends.
+    /// then whenever a video ends. Of a pause: when it ends by itself.
     pub free_at: Option<DateTime<Utc>>,
 }
 
@@ -70,6 +71,8 @@ pub struct Explanation {
     pub routes: Vec<RouteState>,
     /// Videos of the tenant and model that wait.
     pub waiting: i64,
+    /// Of those: videos of batches that are paused, by their customer or an operator.
+    pub waiting_paused: i64,
     /// Slots of living workers that are free.
     pub free_slots: i64,
     /// The next moment at which no rate is in the way; `None`: no route is open, or something is full that ends nobody knows
@@ -107,10 +110,12 @@ pub async fn explain(db: &Database, asked: &Asked<'_>) -> Result<Option<Explanat
     let view = View { limits: &limits, windows: &windows };
     let id = asked.tenant.bare();
     let tenant_busy = busy(&|lane| lane.tenant == asked.tenant);
-    let mut shown = vec![
+    let pauses = [(Scope::Tenant, &*id), (Scope::Model, asked.model)];
+    let mut shown: Vec<RuleState> = pauses.iter().filter_map(|(scope, subject)| view.pause(*scope, subject)).collect();
+    shown.extend([
         view.rate(Scope::Tenant, &id, Rule::VideosPerMinute, (seeds.0, Source::Tenant)),
         view.in_flight(Scope::Tenant, &id, (seeds.1, Source::Tenant), tenant_busy),
-    ];
+    ]);
     let (per_minute, at_once) = rules.model(asked.model);
     // only where somebody limited it, so what would hold otherwise is never shown
     shown.extend(
@@ -119,13 +124,16 @@ pub async fn explain(db: &Database, asked: &Asked<'_>) -> Result<Option<Explanat
     let model_busy = busy(&|lane| lane.model == asked.model);
     shown.extend(at_once.map(|room| view.in_flight(Scope::Model, asked.model, (room, Source::Settings), model_busy)));
     let routes = routes(asked, &rules, (&open, &accounts), &view, &under_way.at_accounts);
-    let waiting = lanes.iter().filter(|lane| lane.tenant == asked.tenant && lane.model == asked.model);
-    let waiting = waiting.map(|lane| i64::from(lane.waiting)).sum();
+    let waiting = || lanes.iter().filter(|lane| lane.tenant == asked.tenant && lane.model == asked.model);
+    let paused = |lane: &&OpenLane| lane.paused || limits.paused(Scope::Batch, &lane.batch.bare());
+    let waiting_paused = waiting().filter(paused).map(|lane| i64::from(lane.waiting)).sum();
+    let waiting = waiting().map(|lane| i64::from(lane.waiting)).sum();
     let dead_after_ms = i64::try_from(asked.worker_dead_after.as_millis()).unwrap_or(i64::MAX);
     let slots = crate::engine::queue::living_slots(conn, crate::engine::queue::names::GENERATE, dead_after_ms).await?;
     let in_flight = busy(&|_| true);
     let next_free = next_free(&shown, &routes, DateTime::from_timestamp_micros(under_way.now).unwrap_or_default());
-    Ok(Some(Explanation { rules: shown, routes, waiting, free_slots: (slots - in_flight).max(0), next_free }))
+    let free_slots = (slots - in_flight).max(0);
+    Ok(Some(Explanation { rules: shown, routes, waiting, waiting_paused, free_slots, next_free }))
 }
 
 fn routes(
@@ -177,6 +185,13 @@ impl View<'_> {
             };
             (limit.value, source)
         })
+    }
+
+    /// The pause of a subject, if somebody paused it: a rule that leaves room for nothing.
+    fn pause(&self, scope: Scope, subject: &str) -> Option<RuleState> {
+        let free_at = self.limits.get(scope, subject, Rule::Paused)?.expires_at;
+        let (_, source) = self.limit(scope, subject, Rule::Paused, (0, Source::Settings));
+        Some(RuleState { scope, subject: subject.to_owned(), rule: Rule::Paused, limit: 0, source, used: 0, free_at })
     }
 
     fn rate(&self, scope: Scope, subject: &str, rule: Rule, seed: (u32, Source)) -> RuleState {

@@ -14,6 +14,7 @@
 
 mod budget;
 mod durations;
+mod ended;
 mod estimate;
 mod explain;
 mod forecast;
@@ -54,7 +55,7 @@ use routes::OpenRoutes;
 use rules::Rules;
 use watch::Watch;
 
-pub use estimate::{Estimate, estimate};
+pub use estimate::{Estimate, Wanted, estimate};
 pub use explain::{Asked, Explanation, RouteState, RuleState, Source, explain};
 pub use lane::OpenLane;
 pub use release::{WAKE_CHANNEL, wake};
@@ -136,6 +137,8 @@ const TURN_VALID_MOST: Duration = Duration::from_secs(240);
 const VALID_HALVED_AFTER: Duration = Duration::from_secs(60);
 /// How often turns that say nothing any more are deleted.
 const TURNS_FORGOTTEN_EVERY: Duration = Duration::from_secs(10);
+/// How often what was kept for batches is deleted that have ended.
+const ENDED_FORGOTTEN_EVERY: Duration = Duration::from_secs(10);
 
 /// One process' candidate for leader.
 pub struct Scheduler {
@@ -149,6 +152,8 @@ pub struct Scheduler {
     rotation: Rotation,
     watch: Watch,
     outlook: Outlook,
+    /// When [`ended::forget`] was called last.
+    forgotten_at: Option<Instant>,
 }
 
 /// What this leader knows of the turns in the database.
@@ -209,7 +214,8 @@ impl Scheduler {
         let leadership = Leadership::new("scheduler", settings.lease_ttl);
         let (limits, paces, turns) = (Limits::default(), Paces::default(), TurnsKnown::nothing());
         let (rotation, watch, outlook) = (Rotation::default(), Watch::default(), Outlook::default());
-        Scheduler { db, settings, plan, leadership, limits, paces, turns, rotation, watch, outlook }
+        let forgotten_at = None;
+        Scheduler { db, settings, plan, leadership, limits, paces, turns, rotation, watch, outlook, forgotten_at }
     }
 
     /// Leads whenever the lease is to be had, until `stop`.
@@ -284,8 +290,16 @@ impl Scheduler {
         let in_flight: i64 = lanes.iter().map(|lane| i64::from(lane.in_flight)).sum();
         metrics::videos_open(waiting, in_flight);
         self.outlook.learn(&mut conn, &lanes).await?;
+        if self.forgotten_at.is_none_or(|at| at.elapsed() >= ENDED_FORGOTTEN_EVERY) {
+            drop(conn);
+            ended::forget(&self.db).await?;
+            self.forgotten_at = Some(Instant::now());
+            conn = self.db.pool().acquire().await?;
+        }
         if waiting == 0 {
             self.watch.forget();
+        }
+        if waiting == 0 && !self.outlook.is_due_while_nothing_waits() {
             return Ok(Round { waiting, released: 0 });
         }
         let plan = self.plan.get();
@@ -339,7 +353,6 @@ impl Scheduler {
         self.turns.adapt(came_back);
         if self.turns.forgotten_at.elapsed() >= TURNS_FORGOTTEN_EVERY {
             turns::forget(conn).await?;
-            outlook::forget_ended(conn).await?;
             self.turns.forgotten_at = Instant::now();
         }
         self.paces.begin(now);

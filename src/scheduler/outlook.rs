@@ -24,6 +24,8 @@ use crate::db::{self, Database};
 use crate::domain::{BatchId, TenantId};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The same while nothing waits: what a newcomer could expect changes with the workers alone.
+const LOOK_IDLY_EVERY: Duration = Duration::from_secs(30);
 /// Of so many lanes at the most, in their order; of the rest nothing is told.
 const MOST_LANES: usize = 5_000;
 /// So many outlooks are written at a time.
@@ -76,6 +78,8 @@ pub(super) struct Outlook {
     durations: Durations,
     read: bool,
     looked_at: Option<Instant>,
+    /// Something waited then.
+    saw_something: bool,
     told: HashMap<BatchId, Told>,
     telling: Option<JoinHandle<HashMap<BatchId, Told>>>,
 }
@@ -95,11 +99,16 @@ impl Outlook {
             let known =
                 sqlx::query!(r#"select model, video_secs as "secs!" from model_outlooks where video_secs is not null"#);
             let known = known.fetch_all(conn).await?;
-            self.durations.begin_with(known.into_iter().map(|row| (row.model, row.secs)));
+            self.durations.recall(known.into_iter().map(|row| (row.model, row.secs)));
             self.read = true;
         }
         self.durations.look(lanes, Instant::now());
         Ok(())
+    }
+
+    /// What was told last is wrong since nothing waits any more, or old.
+    pub(super) fn is_due_while_nothing_waits(&self) -> bool {
+        self.saw_something || self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_IDLY_EVERY)
     }
 
     pub(super) fn begin(&mut self, released: &Released) {
@@ -120,6 +129,7 @@ impl Outlook {
             None => {}
         }
         self.looked_at = Some(Instant::now());
+        self.saw_something = present.lanes.iter().any(|lane| lane.waiting > 0);
         let work = Work::new(present, &self.durations, std::mem::take(&mut self.told));
         let db = db.clone();
         self.telling = Some(tokio::spawn(async move {
@@ -230,15 +240,4 @@ async fn write(db: &Database, news: &HashMap<BatchId, Told>, models: &[ModelTold
     .execute(&mut *tx)
     .await?;
     db::commit("outlooks", tx).await
-}
-
-/// Deletes outlooks of batches that have ended.
-///
-/// # Errors
-/// The database's.
-pub(super) async fn forget_ended(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!("delete from batch_outlooks o using batches b where b.id = o.batch_id and b.finished_at is not null")
-        .execute(conn)
-        .await?;
-    Ok(())
 }

@@ -35,6 +35,11 @@ impl Rules<'_> {
         lane.paused || (!self.limits.is_empty() && by_operator())
     }
 
+    /// Whether an operator paused the model.
+    pub(super) fn model_is_paused(&self, name: &str) -> bool {
+        self.limits.paused(Scope::Model, name)
+    }
+
     /// A tenant's weight beside others.
     pub(super) fn weight(&self, tenant: TenantId) -> u32 {
         if self.limits.is_empty() {

@@ -108,7 +108,7 @@ impl<'a> Supplies<'a> {
         let told = |model: &String| {
             let video_secs = durations.secs(model);
             let (per_minute, at_once) = rules.model(model);
-            let open = routes.of(model).ok().filter(|_| slots > 0);
+            let open = routes.of(model).ok().filter(|_| slots > 0 && !rules.model_is_paused(model));
             let in_a_minute = |room: f64, secs: f64| room * 60.0 / secs.max(0.001);
             let videos_per_minute = open.zip(video_secs).map(|(open, secs)| {
                 let rooms = at_once.into_iter().chain(open.iter().map(|open| open.limits.max_in_flight));

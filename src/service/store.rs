@@ -18,7 +18,7 @@ const API_ROLE: &str = "freezeframe_api";
 /// The database of the embedded server.
 const EMBEDDED_DATABASE: &str = "freezeframe";
 /// Operators are few.
-const OPERATOR_CONNECTIONS: u32 = 2;
+const OPERATOR_CONNECTIONS: u32 = 4;
 /// A lock that an operator's change does not get is told while the operator still waits.
 const OPERATOR_LOCK: Duration = Duration::from_millis(1_500);
 /// Callbacks are written by one connection, many at a time.

@@ -15,7 +15,7 @@ use crate::app::image_host::png;
 use crate::app::{API, TestApp, TestSettings};
 
 /// Tables without tenants' data that requests read.
-const OF_NOBODY: [&str; 2] = ["freezeframe_migrations", "provider_callbacks"];
+const OF_NOBODY: [&str; 3] = ["freezeframe_migrations", "model_outlooks", "provider_callbacks"];
 const REFUSED: &str = "42501";
 
 /// Two customers with rows in about every table there is, and the ids of their batches.
@@ -45,6 +45,11 @@ async fn two() -> Two {
     app.execute(
         "insert into late_looks (video_id, n, tenant_id, next_look_at)
          select distinct on (tenant_id) id, 1, tenant_id, null::timestamptz from videos order by tenant_id, position",
+    )
+    .await;
+    // as of a batch that waits; the leader forgets those of batches that have ended
+    app.execute(
+        "insert into batch_outlooks (batch_id, tenant_id, ahead) select 'waits' || tenant_id, tenant_id, 0 from batches",
     )
     .await;
     let mut tenants = Vec::new();

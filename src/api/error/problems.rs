@@ -71,6 +71,8 @@ kinds! {
         "Read the videos of the batch: none failed, or none for a type that `failure_types` names.";
     RetriedBefore = "retried-before" CONFLICT "Failed videos were retried before"
         "Follow the batches that `retried_by` of this one names; what fails there again is retried from there.";
+    BatchBusy = "batch-busy" CONFLICT "Batch is busy"
+        "Something else is done to the batch at this moment: repeat the request after `Retry-After`.";
     OtherCount = "other-count" CONFLICT "Not the number that was expected"
         "For operators alone: look at the preview again, and send its `batches` as `expected`.";
     ExpiredLink = "expired-link" GONE "Link expired"
@@ -84,7 +86,8 @@ kinds! {
     RangeOutside = "range-outside" RANGE_NOT_SATISFIABLE "Range outside of the file"
         "`Content-Range` names the length of the file.";
     InvalidOrder = "invalid-order" UNPROCESSABLE_ENTITY "Batch not valid"
-        "Correct everything that `errors` names, each by its JSON pointer into the body. Nothing was frozen.";
+        "Correct everything that `errors` names, each by its JSON pointer into the body, or, of a retry, into the order that is \
+         retried. Nothing was frozen.";
     InvalidChange = "invalid-change" UNPROCESSABLE_ENTITY "Change not valid"
         "For operators alone: correct everything that `errors` names, each by its JSON pointer into the body.";
     ImageQuota = "image-quota" CONFLICT "Too many images kept"

@@ -19,9 +19,9 @@ impl From<RetryError> for ApiError {
                 ApiError::new(Kind::RetriedBefore, detail)
             }
             RetryError::InFlight => {
-                let detail = "another retry of this batch is being accepted, or was a moment ago: repeat the request to see what \
-                              is left; nothing was frozen";
-                ApiError::new(Kind::KeyInFlight, detail).retry_later()
+                let detail = "something else is done to the batch at this moment, perhaps another retry: repeat the request to see \
+                              what is left; nothing was frozen";
+                ApiError::new(Kind::BatchBusy, detail).retry_later()
             }
             RetryError::Database(error) => error.into(),
         }

@@ -97,7 +97,7 @@ struct AccountShown {
 #[oai(skip_serializing_if_is_none)]
 struct AccountStands {
     name: String,
-    /// `open`, `stopped`, `refused`, `out_of_quota` or `cooling`: the heaviest of them.
+    /// `open`, `stopped`, `refused`, `out_of_quota`, `circuit_open` or `cooling`: the heaviest of them.
     state: String,
     stopped_at: Option<DateTime<Utc>>,
     stopped_by: Option<String>,
@@ -107,6 +107,10 @@ struct AccountStands {
     cool_cause: Option<String>,
     quota_exhausted_at: Option<DateTime<Utc>>,
     refused_at: Option<DateTime<Utc>>,
+    /// Since when its circuit is open, because orders failed there one after the other.
+    circuit_opened_at: Option<DateTime<Utc>>,
+    /// Orders that failed in a row lately, while the circuit is closed.
+    circuit_faults: u32,
     /// From when on one video may try whether it is back.
     probe_at: Option<DateTime<Utc>>,
 }
@@ -130,6 +134,8 @@ impl From<Account> for AccountStands {
             cool_cause: account.cool_cause,
             quota_exhausted_at: account.quota_exhausted_at,
             refused_at: account.refused_at,
+            circuit_opened_at: account.circuit_opened_at,
+            circuit_faults: account.circuit_faults.unsigned_abs(),
             probe_at: account.probe_at,
         }
     }

@@ -148,6 +148,8 @@ struct LimitsExplained {
     routes: Vec<RouteExplained>,
     /// Videos of the tenant and model that wait.
     waiting: i64,
+    /// Of those: videos of batches that are paused, by their customer or an operator.
+    waiting_paused: i64,
     /// Slots of living workers that are free.
     free_slots: i64,
     /// The next moment at which no rate is in the way; absent when nobody knows.
@@ -231,6 +233,7 @@ impl From<Explanation> for LimitsExplained {
             rules: found.rules.into_iter().map(RuleExplained::from).collect(),
             routes: found.routes.into_iter().map(RouteExplained::from).collect(),
             waiting: found.waiting,
+            waiting_paused: found.waiting_paused,
             free_slots: found.free_slots,
             next_free: found.next_free,
         }

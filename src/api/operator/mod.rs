@@ -15,6 +15,7 @@ mod pauses;
 mod shown;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use poem_openapi::types::Type;
 use poem_openapi::{ExtraHeader, OpenApiService, Tags};
@@ -33,6 +34,8 @@ use crate::operators::Operator;
 pub const PREFIX: &str = "/api/operator";
 /// A thousand ids, and everything else beside them.
 const MAX_BODY_BYTES: usize = 64 << 10;
+/// How long a body may take: the key was looked at before, and one that is revoked is to change nothing for long.
+const BODY_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the handlers of operators work with. Cheap to clone.
 #[derive(Clone)]
@@ -78,7 +81,10 @@ pub fn openapi_json() -> String {
 
 /// The JSON of a body.
 async fn json_of<T: Type>(body: JsonBody<T>) -> Result<Value, ApiError> {
-    let bytes = body.read(MAX_BODY_BYTES).await?;
+    let Ok(read) = tokio::time::timeout(BODY_WITHIN, body.read(MAX_BODY_BYTES)).await else {
+        return Err(ApiError::body_too_slow());
+    };
+    let bytes = read?;
     serde_json::from_slice(&bytes).map_err(|error| ApiError::not_json(&error))
 }
 

@@ -98,7 +98,10 @@ impl CallError {
             CallError::Stranger { .. } => false,
             CallError::Refused(problem) => {
                 problem.retry_after.is_some()
-                    || matches!(problem.kind(), "key-in-flight" | "unavailable" | "outcome-unknown" | "internal")
+                    || matches!(
+                        problem.kind(),
+                        "key-in-flight" | "batch-busy" | "unavailable" | "outcome-unknown" | "internal"
+                    )
             }
         }
     }
@@ -208,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_passes_is_repeated_and_what_stays_is_not() {
-        let passing = ["key-in-flight", "unavailable", "outcome-unknown", "internal"];
+        let passing = ["key-in-flight", "batch-busy", "unavailable", "outcome-unknown", "internal"];
         assert!(passing.iter().all(|kind| of(503, None, &problem(kind)).passes()));
         assert!(of(429, Some(3), &problem("too-many-requests")).passes());
         assert!([429, 502, 503, 504].iter().all(|status| of(*status, None, "<html>").passes()));

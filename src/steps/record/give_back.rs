@@ -1,8 +1,8 @@
 //! Giving back: a released video whose account was shut after its release, whose turn is over because it was picked up too
-//! late, or whose batch is to begin nothing more, waits again, before anything was sent.
+//! late, whose batch is to begin nothing more, or that was paused meanwhile, waits again, before anything was sent.
 //!
-//! It spends no attempt and no wait, and takes its old place in the queue; its turn goes back to those whose it was. A video with a live attempt is never given back:
-//! its account is asked about it, whatever stands against new videos.
+//! It spends no attempt and no wait, and takes its old place in the queue; its turn goes back to those whose it was. A video
+//! with a live attempt is never given back: its account is asked about it, whatever stands against new videos.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -43,7 +43,11 @@ pub(super) async fn write(
            where v.id = b.id and v.state = 'released'
                and (v.turn_until < clock_timestamp()
                    or exists (select from batches s where s.id = v.batch_id
-                       and (s.cancelled_at is not null or s.complete_by <= now()))
+                       and (s.cancelled_at is not null or s.complete_by <= now() or s.paused_at is not null))
+                   or exists (select from limits p
+                       where p.rule = 'paused' and (p.expires_at is null or p.expires_at > now())
+                           and (p.scope, p.subject) in
+                               (('tenant', v.tenant_id), ('model', v.model), ('batch', v.batch_id)))
                    or exists (select from unnest($2::text[], $3::text[]) as s (name, spared)
                    where s.name = v.provider and s.spared is distinct from v.id))
                and not exists (select from attempts a where a.video_id = v.id and a.finished_at is null)

@@ -161,7 +161,7 @@ pub async fn handles_of_others(
 }
 
 /// Whether another order of the same prompt may have a job at this account that nobody owns yet; `with_images` asks only for
-/// orders that start from an image, which `unsent` tells: it is not null then until there is a handle, and the image itself is
+/// orders that start from an image, which `unsent` tells: it is not null then until there is a handle; an image's URL is
 /// forgotten at the end.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Machine;
 
-const COMMANDS: [&[&str]; 19] = [
+const COMMANDS: [&[&str]; 21] = [
     &[],
     &["batch"],
     &["batch", "submit"],
@@ -20,6 +20,8 @@ const COMMANDS: [&[&str]; 19] = [
     &["completions"],
     &["operator"],
     &["operator", "add"],
+    &["pause"],
+    &["resume"],
     &["bulk"],
     &["bulk", "cancel"],
     &["bulk", "pause"],
