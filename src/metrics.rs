@@ -39,7 +39,7 @@ metrics! {
     VIDEOS_FINISHED = "freezeframe_videos_finished_total" Counter "Videos settled, by outcome and failure type.";
     VIDEOS_RELEASED = "freezeframe_videos_released_total" Counter "Videos handed to the workers by the scheduler.";
     VIDEOS_OPEN = "freezeframe_videos_open" Gauge "Videos of unfinished batches, by state: waiting, in_flight.";
-    VIDEOS_WAITING = "freezeframe_videos_waiting" Gauge "Waiting videos, by what they wait for: queued, back_off, tenant_limit, model_limit, provider_limit, batch_pace, cooldown, out_of_quota, refused, paused, no_route, no_worker.";
+    VIDEOS_WAITING = "freezeframe_videos_waiting" Gauge "Waiting videos, by what they wait for: queued, back_off, tenant_limit, model_limit, provider_limit, batch_pace, cooldown, out_of_quota, refused, paused, no_route, no_worker, circuit_open.";
     ATTEMPTS = "freezeframe_attempts_total" Counter "Attempts at providers, by provider account and end.";
     LEASES_LOST = "freezeframe_leases_lost_total" Counter "Transitions refused because another worker holds the video.";
     CREDITS_MOVED = "freezeframe_credits_moved_total" Counter "Credits moved, by act: freeze, charge, refund, loss.";

@@ -4,8 +4,8 @@
 //! Always holds: an attempt counts once, however often it is told or written; the attempts of all workers count together, in
 //! the order in which they are recorded; what was under way when the circuit opened changes nothing about it; while it is
 //! open only its probe does. A worker tells that an order was taken only where a count was there when it claimed the video,
-//! so that nothing is written for the orders of an account that is well. So a count may stand although an order was taken that
-//! was claimed before the first of the faults; the next one that is claimed, by whichever worker, ends it.
+//! so that nothing is written for the orders of an account that is well; and with each fault, whether it had an order taken
+//! since its last one, which ends the count as well.
 //! Refuses: to know what is a fault; to close the circuit for an order that was sent before it opened.
 
 use std::collections::BTreeMap;
@@ -63,6 +63,9 @@ impl Circuit {
                 let attempt = fault.attempt.bare();
                 if faults == 0 || self.faults.contains(&attempt) {
                     return;
+                }
+                if fault.after_success {
+                    self.faults.clear();
                 }
                 self.faults.push(attempt);
                 if self.faults.len() < faults as usize {
@@ -215,7 +218,7 @@ mod tests {
     }
 
     fn fault_of(attempt: AttemptId, video: VideoId, law: CircuitLaw) -> News {
-        News::Fault(Fault { attempt, video, law, jitter_permille: 100 })
+        News::Fault(Fault { attempt, video, after_success: false, law, jitter_permille: 100 })
     }
 
     fn after(circuit: &Circuit, news: &[&News]) -> Circuit {
@@ -242,6 +245,10 @@ mod tests {
         assert_eq!(open.rest, Some(Duration::from_secs(11)), "a tenth longer by its jitter");
         let broken = after(&closed, &[first, second, &News::Took, third]);
         assert_eq!((broken.faults.len(), broken.pause), (1, None));
+        let News::Fault(plain) = fault(video) else { unreachable!("it is a fault") };
+        let among_successes = News::Fault(Fault { after_success: true, ..plain });
+        let counted = after(&closed, &[first, second, &among_successes]);
+        assert_eq!((counted.faults.len(), counted.pause), (1, None), "what went well before it was in between");
         let never = CircuitLaw { faults: 0, ..LAW };
         let off = fault_of(AttemptId::generate(), video, never);
         assert_eq!(after(&closed, &[&off, &off]), closed);

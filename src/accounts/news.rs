@@ -20,6 +20,8 @@ pub struct CircuitLaw {
 pub struct Fault {
     pub attempt: AttemptId,
     pub video: VideoId,
+    /// The worker had an order taken there since it told its last fault: what was counted before was not in a row.
+    pub after_success: bool,
     pub law: CircuitLaw,
     /// By how many thousandths a pause that follows is longer, so that not all accounts are tried at the same moment.
     pub jitter_permille: u32,

@@ -25,7 +25,8 @@ enum Mark {
 }
 
 /// Writes news, in a few statements however many there are. A pause that changes nothing writes nothing; neither does a
-/// mark that stands already, nor an order that was taken where no fault is counted. `probe` is how long a marked account is left alone before one video may try it.
+/// mark that stands already, nor an order that was taken where no fault is counted. `probe` is how long a marked account is
+/// left alone before one video may try it.
 ///
 /// Locks the rows of the accounts, by name, until the transaction ends: do it last.
 ///
@@ -58,6 +59,11 @@ pub async fn note(conn: &mut PgConnection, news: &[(&str, &News)], probe: Durati
         digests.iter().filter(|(_, digest)| digest.mark == Some(wanted)).map(|(name, _)| (*name).to_owned()).collect()
     };
     let (spent, refused, answered) = (marked(Mark::OutOfQuota), marked(Mark::Refused), marked(Mark::Answered));
+    // all of them first, in one order: what follows takes them phase by phase
+    let names: Vec<String> = digests.keys().map(|name| (*name).to_owned()).collect();
+    sqlx::query!("select name from provider_accounts where name = any($1) order by name for update", &names)
+        .fetch_all(&mut *conn)
+        .await?;
     cool(conn, &pauses).await?;
     mark(conn, (&spent, &refused), probe).await?;
     clear(conn, &answered).await?;

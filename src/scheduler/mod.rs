@@ -17,15 +17,16 @@ mod durations;
 mod ended;
 mod estimate;
 mod explain;
+mod fair_share;
 mod forecast;
 mod lane;
 mod leader;
 mod outlook;
 mod pace;
 mod release;
-mod round_robin;
 mod routes;
 mod rules;
+mod served;
 mod subject;
 mod supplies;
 mod turns;
@@ -46,11 +47,11 @@ use crate::engine::queue;
 use crate::limits::{self, Limits};
 use crate::metrics;
 use budget::Budget;
+use fair_share::{FairShare, Shared};
 use leader::Leadership;
 use outlook::{Outlook, Present};
 use pace::Paces;
 use release::{Released, Share};
-use round_robin::{Rotation, Shared};
 use routes::OpenRoutes;
 use rules::Rules;
 use watch::Watch;
@@ -149,7 +150,7 @@ pub struct Scheduler {
     limits: Limits,
     paces: Paces,
     turns: TurnsKnown,
-    rotation: Rotation,
+    fair: FairShare,
     watch: Watch,
     outlook: Outlook,
     /// When [`ended::forget`] was called last.
@@ -213,9 +214,9 @@ impl Scheduler {
     pub fn new(db: Database, settings: SchedulerSettings, plan: Live<RoutePlan>) -> Scheduler {
         let leadership = Leadership::new("scheduler", settings.lease_ttl);
         let (limits, paces, turns) = (Limits::default(), Paces::default(), TurnsKnown::nothing());
-        let (rotation, watch, outlook) = (Rotation::default(), Watch::default(), Outlook::default());
+        let (fair, watch, outlook) = (FairShare::default(), Watch::default(), Outlook::default());
         let forgotten_at = None;
-        Scheduler { db, settings, plan, leadership, limits, paces, turns, rotation, watch, outlook, forgotten_at }
+        Scheduler { db, settings, plan, leadership, limits, paces, turns, fair, watch, outlook, forgotten_at }
     }
 
     /// Leads whenever the lease is to be had, until `stop`.
@@ -327,7 +328,7 @@ impl Scheduler {
         let videos = u32::try_from((slots - in_flight).max(0)).unwrap_or(u32::MAX).min(self.settings.wave);
         let videos = (videos, self.turns.valid);
         let mut budget = Budget::new(videos, &lanes, &under_way.at_accounts, (&rules, &routes), &mut self.paces);
-        let Shared { shares, waiting: reasons } = self.rotation.share(&lanes, &avoiding, &mut budget);
+        let Shared { shares, waiting: reasons } = self.fair.share(&lanes, &avoiding, &mut budget);
         self.watch.tell(&self.db, &lanes, &reasons).await?;
         if shares.is_empty() {
             return Ok(Round { waiting, released: 0 });

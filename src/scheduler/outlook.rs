@@ -188,7 +188,8 @@ impl Work {
         let at = |secs: f64| self.now + TimeDelta::milliseconds((secs * 1_000.0) as i64);
         let mut expected: HashMap<BatchId, Told> = HashMap::new();
         let (mut last, mut ahead) = (None, 0);
-        for ((batch, tenant, waiting, secs), Begins { first, last: ends }) in self.of.iter().zip(begins) {
+        let flows = self.of.iter().zip(&self.flows);
+        for (((batch, tenant, waiting, secs), flow), Begins { first, last: ends }) in flows.zip(begins) {
             if last != Some(*tenant) {
                 (last, ahead) = (Some(*tenant), 0);
             }
@@ -200,7 +201,8 @@ impl Work {
                     told.finishes_at = told.finishes_at.zip(finishes_at).map(|(one, other)| one.max(other));
                 })
                 .or_insert(Told { tenant: *tenant, ahead, starts_at, finishes_at });
-            ahead += i64::from(*waiting);
+            // what stands still lets others pass
+            ahead += if flow.shut { 0 } else { i64::from(*waiting) };
         }
         let mut told = self.told;
         told.retain(|batch, _| expected.contains_key(batch));

@@ -1,7 +1,7 @@
 //! Which of a model's routes are open in this round, and where none is, why. Pure.
 //!
 //! A route is passed over whose last day has gone, or whose account is shut. A full account is not shut: it is waited for,
-//! unless the model overflows (see [`Budget`](super::round_robin::Budget)). When every route has had its last day, the last
+//! unless the model overflows (see [`Budget`](super::budget::Budget)). When every route has had its last day, the last
 //! one stays open all the same: the worker ends such a video as retired and its credits go back, instead of waiting for ever.
 
 use std::collections::{BTreeMap, HashMap};

@@ -10,6 +10,7 @@ use super::lane::OpenLane;
 use super::outlook::{ModelTold, Present};
 use super::pace::UNLIMITED;
 use super::subject::Subject;
+use crate::domain::TenantId;
 
 /// What limits whom, as supplies of a forecast.
 pub(super) struct Supplies<'a> {
@@ -18,6 +19,8 @@ pub(super) struct Supplies<'a> {
     /// The mean duration of what waits, in seconds.
     mean_secs: f64,
     known: HashMap<(Subject, bool), Vec<usize>>,
+    /// Videos under way of each tenant and of each model.
+    busy: (HashMap<TenantId, i64>, HashMap<&'a str, i64>),
 }
 
 impl<'a> Supplies<'a> {
@@ -29,7 +32,12 @@ impl<'a> Supplies<'a> {
         let mean_secs = if videos > 0.0 { secs / videos } else { 1.0 };
         let busy: i64 = present.lanes.iter().map(|lane| i64::from(lane.in_flight)).sum();
         let all = vec![slots((present.slots, busy), mean_secs)];
-        Supplies { present, all, mean_secs, known: HashMap::new() }
+        let (mut of_tenants, mut of_models) = (HashMap::new(), HashMap::new());
+        for lane in present.lanes {
+            *of_tenants.entry(lane.tenant).or_default() += i64::from(lane.in_flight);
+            *of_models.entry(lane.model.as_str()).or_default() += i64::from(lane.in_flight);
+        }
+        Supplies { present, all, mean_secs, known: HashMap::new(), busy: (of_tenants, of_models) }
     }
 
     pub(super) fn flow(&mut self, lane: &OpenLane, secs: f64) -> Flow {
@@ -38,25 +46,18 @@ impl<'a> Supplies<'a> {
         if rules.paused(lane) {
             return Flow::shut();
         }
-        let busy = |is_it: &dyn Fn(&OpenLane) -> bool| -> i64 {
-            self.present.lanes.iter().filter(|lane| is_it(lane)).map(|lane| i64::from(lane.in_flight)).sum()
-        };
         let mut needs = Vec::new();
         let (per_minute, at_once) = rules.tenant(lane);
         let tenant = Subject::Tenant(lane.tenant);
         needs.extend(self.rate(&tenant, per_minute));
-        let key = (tenant, true);
-        let known = self.known.get(&key).cloned();
-        let room = known.unwrap_or_else(|| {
-            let of_tenant = busy(&|other| other.tenant == lane.tenant);
-            self.slots(key, (at_once.into(), of_tenant))
-        });
+        let of_tenant = self.busy.0.get(&lane.tenant).copied().unwrap_or_default();
+        let room = self.slots((tenant, true), (at_once.into(), of_tenant));
         needs.extend(room.into_iter().map(|at| (at, secs)));
         let (per_minute, at_once) = rules.model(&lane.model);
         let model = Subject::Model(lane.model.clone());
         needs.extend(per_minute.map(|rate| self.rate(&model, rate)).unwrap_or_default());
         if let Some(at_once) = at_once {
-            let of_model = busy(&|other| other.model == lane.model);
+            let of_model = self.busy.1.get(lane.model.as_str()).copied().unwrap_or_default();
             let room = self.slots((model, true), (at_once.into(), of_model));
             needs.extend(room.into_iter().map(|at| (at, secs)));
         }

@@ -32,6 +32,7 @@ use record::VideoJournal;
 
 pub use chain::Chainer;
 pub use finalize::finalize;
+pub use generate::TakenSince;
 pub use generate::generate;
 pub use late::look_late;
 pub use notify::notify;
@@ -88,6 +89,8 @@ pub struct Studio {
     pub mailbox: Mailbox,
     pub timing: AttemptTiming,
     pub accounts: AccountTiming,
+    /// Where this process had orders taken lately.
+    pub taken: TakenSince,
 }
 
 impl Studio {

@@ -136,7 +136,13 @@ async fn what_becomes_of_a_job_that_was_taken_opens_no_circuit() {
 const LAW: CircuitLaw = CircuitLaw { faults: 3, pause: Duration::from_secs(10), max_pause: Duration::from_secs(60) };
 
 fn fault(video: VideoId) -> News {
-    News::Fault(AccountFault { attempt: AttemptId::generate(), video, law: LAW, jitter_permille: 0 })
+    News::Fault(AccountFault {
+        attempt: AttemptId::generate(),
+        video,
+        after_success: false,
+        law: LAW,
+        jitter_permille: 0,
+    })
 }
 
 /// Has one transaction of a worker's recorder write the news.

@@ -6,6 +6,8 @@
 //! as well, and its retries are bounded. For the same reason an order that is taken ends the count and closes the circuit:
 //! it is what had failed, and to wait for the film would keep an account that is well shut for minutes.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use freezeframe_workflows::video::VideoEnd;
@@ -79,6 +81,24 @@ pub(super) fn cools(class: FailureClass) -> bool {
     matches!(class, FailureClass::RateLimited | FailureClass::Capacity)
 }
 
+/// The accounts at which this process had an order taken since it told their last fault. Cheap: one lock for a moment.
+#[derive(Debug, Default)]
+pub struct TakenSince(Mutex<HashSet<String>>);
+
+impl TakenSince {
+    fn note(&self, account: &str) {
+        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !accounts.contains(account) {
+            accounts.insert(account.to_owned());
+        }
+    }
+
+    /// Whether there was one; the next ask begins anew.
+    fn take(&self, account: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(account)
+    }
+}
+
 impl Attempt<'_> {
     /// A submission was refused: tells the account's news, and whether the video has another account to go to.
     pub(super) async fn refused(
@@ -100,6 +120,7 @@ impl Attempt<'_> {
 
     /// A submission was accepted: a marked account takes videos again, and faults that are counted were not in a row.
     pub(super) async fn accepted(&self) -> Result<(), LeaseLost> {
+        self.studio.taken.note(&self.video.attempt.provider);
         match (self.video.probe, self.video.after_faults) {
             (true, _) => self.tell(News::AnsweredAgain).await,
             (false, true) => self.tell(News::Took).await,
@@ -115,7 +136,8 @@ impl Attempt<'_> {
         }
         let jitter_permille = rand::rng().random_range(0..=JITTER_PERMILLE);
         let (attempt, video) = (self.video.attempt.id, self.video.lease.video);
-        self.tell(News::Fault(Fault { attempt, video, law, jitter_permille })).await
+        let after_success = self.studio.taken.take(&self.video.attempt.provider);
+        self.tell(News::Fault(Fault { attempt, video, after_success, law, jitter_permille })).await
     }
 
     /// The attempt has ended. One that was to find out about the account leaves that to the next one, if it found nothing.

@@ -21,6 +21,7 @@ use rand::RngExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub use self::account::TakenSince;
 use self::prepare::ClaimTime;
 use super::Studio;
 use super::record::{AttemptEnd, Claim, ClaimedVideo, Close, Output, Reply, Transition, Verdict};

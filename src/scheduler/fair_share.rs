@@ -1,14 +1,16 @@
-//! Who gets the free slots: weighted deficit round robin over tenants, within a tenant by priority and age; and which of the
-//! open routes each video takes. Pure but for the turns that it takes from the limiters.
+//! Who gets the free slots and the turns of what is scarce: weighted fair shares over tenants, video by video, within a tenant
+//! by priority and age; and which of the open routes each video takes. Pure but for the turns that it takes from the limiters.
 //!
-//! Always holds: of tenants that want more than there is, each gets videos in proportion to its weight, over rounds of any
-//! size; who wants nothing, or may not have more, saves nothing up.
+//! Always holds: of tenants that want more than there is of the same thing, be it slots or one account's turns, each gets
+//! videos in proportion to its weight, over rounds of any size; see [`Served`] for what nobody can save up.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 
 use super::budget::Budget;
 use super::lane::OpenLane;
 use super::release::{Avoiding, Part, Share};
+use super::served::{Served, ShortOf};
 use crate::domain::{TenantId, WaitingReason};
 
 /// What a part of a lane wants, and what it got by route.
@@ -67,57 +69,106 @@ pub(super) struct Shared {
     pub(super) waiting: BTreeMap<usize, WaitingReason>,
 }
 
-/// Where the next round begins.
+/// Who was served how much in the rounds so far.
 #[derive(Default)]
-pub(super) struct Rotation {
-    /// The tenant that had its turn last.
-    last: Option<TenantId>,
-    /// What tenants that want more have left of their quanta, in videos: less than one.
-    deficits: HashMap<TenantId, f64>,
+pub(super) struct FairShare {
+    served: Served,
 }
 
-/// The quantum of the heaviest tenant that wants more, in videos; others get less by their weights. One: whoever begins to
-/// want something gets the next slot or the one after, and not the one after eight of somebody else.
-const QUANTUM: f64 = 1.0;
-/// Thirds do not add up to one.
-const ROUNDING: f64 = 1e-9;
+/// A tenant's place in the queue of a round: the least served goes first, and of the same the one that came first.
+struct Turn {
+    served: f64,
+    at: usize,
+}
 
-impl Rotation {
-    /// Shares the budget among the lanes (ordered by tenant, then batch). Every tenant with waiting videos gets a quantum
-    /// in turn; what it cannot use goes to the others.
+impl Ord for Turn {
+    fn cmp(&self, other: &Turn) -> Ordering {
+        // the greatest leaves the heap first
+        other.served.total_cmp(&self.served).then(other.at.cmp(&self.at))
+    }
+}
+
+impl PartialOrd for Turn {
+    fn partial_cmp(&self, other: &Turn) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Turn {
+    fn eq(&self, other: &Turn) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Turn {}
+
+/// What a tenant wants in this round.
+struct Queue<'l> {
+    tenant: TenantId,
+    weight: f64,
+    demands: Vec<Demand<'l>>,
+    /// The first demand that may still get something: turns that are gone do not come back within a round.
+    next: usize,
+}
+
+impl<'l> Queue<'l> {
+    /// Of one tenant, which wants something.
+    fn new(demands: Vec<Demand<'l>>, budget: &Budget<'_>) -> Queue<'l> {
+        let tenant = demands[0].lane.tenant;
+        Queue { tenant, weight: budget.weight(tenant).into(), demands, next: 0 }
+    }
+}
+
+impl FairShare {
+    /// Shares the budget among the lanes (ordered by tenant, then by what goes first): video by video to the tenant that was
+    /// served least, until everybody has what it wants or can have.
     pub(super) fn share(&mut self, lanes: &[OpenLane], avoiding: &[Avoiding], budget: &mut Budget<'_>) -> Shared {
-        let mut tenants = demands(lanes, avoiding, budget);
-        let first = tenants.iter().position(|queue| Some(queue[0].lane.tenant) > self.last).unwrap_or(0);
-        tenants.rotate_left(first);
-        let mut hungry: Vec<usize> = (0..tenants.len()).collect();
-        let weights: Vec<f64> = tenants.iter().map(|queue| budget.weight(queue[0].lane.tenant).into()).collect();
-        let mut deficits: HashMap<TenantId, f64> = HashMap::new();
-        while !budget.is_spent() && !hungry.is_empty() {
-            let heaviest = hungry.iter().map(|at| weights[*at]).fold(1.0, f64::max);
-            hungry.retain(|at| {
-                if budget.is_spent() {
-                    return true;
-                }
-                let tenant = tenants[*at][0].lane.tenant;
-                let saved = self.deficits.remove(&tenant).unwrap_or_default();
-                let deficit = deficits.remove(&tenant).unwrap_or(saved) + QUANTUM * weights[*at] / heaviest;
-                let turns = (deficit + ROUNDING).floor();
-                let used = serve(&mut tenants[*at], turns as u32, budget);
-                self.last = Some(tenant);
-                let wants_more = f64::from(used) >= turns;
-                if wants_more {
-                    deficits.insert(tenant, deficit - turns);
-                }
-                wants_more
-            });
+        let demands = demands(lanes, avoiding, budget);
+        let mut queues: Vec<Queue<'_>> = demands.into_iter().map(|demands| Queue::new(demands, budget)).collect();
+        let present: Vec<TenantId> = queues.iter().map(|queue| queue.tenant).collect();
+        self.served.begin(&present);
+        let turn = |(at, tenant): (usize, &TenantId)| Turn { served: self.served.of(*tenant), at };
+        let mut turns: BinaryHeap<Turn> = present.iter().enumerate().map(turn).collect();
+        while !budget.is_spent()
+            && let Some(Turn { at, .. }) = turns.pop()
+        {
+            let queue = &mut queues[at];
+            if serve(queue, budget) {
+                self.served.serve(queue.tenant, queue.weight);
+                turns.push(Turn { served: self.served.of(queue.tenant), at });
+            }
         }
-        // of those that did not have their turn in this round
-        let present: HashSet<TenantId> = tenants.iter().map(|queue| queue[0].lane.tenant).collect();
-        self.deficits.retain(|tenant, _| present.contains(tenant));
-        self.deficits.extend(deficits);
+        let in_line: HashSet<usize> = turns.into_iter().map(|turn| turn.at).collect();
+        let hungry = queues.iter().filter(|queue| queue.demands.iter().any(Demand::wants_more));
+        let hungry: HashSet<TenantId> = hungry.map(|queue| queue.tenant).collect();
+        let mut short: HashMap<ShortOf, HashSet<TenantId>> = HashMap::new();
+        for (_, queue) in queues.iter().enumerate().filter(|(at, _)| !in_line.contains(at)) {
+            for short_of in shortages(queue, budget) {
+                short.entry(short_of).or_default().insert(queue.tenant);
+            }
+        }
+        let heaviest = queues.iter().map(|queue| queue.weight).fold(1.0, f64::max);
+        self.served.end(hungry, &short, 1.0 / heaviest);
+        let tenants: Vec<Vec<Demand<'_>>> = queues.into_iter().map(|queue| queue.demands).collect();
         let shares = tenants.iter().flatten().flat_map(|demand| shares(demand, budget)).collect();
         Shared { shares, waiting: waiting(lanes, &tenants, budget) }
     }
+}
+
+/// What a tenant that wants more could have no more of; what it shares with others rather than what is its own.
+fn shortages(queue: &Queue<'_>, budget: &Budget<'_>) -> Vec<ShortOf> {
+    let refused = queue.demands.iter().filter(|demand| demand.wants_more());
+    let shared = refused.clone().filter_map(|demand| match demand.refused? {
+        WaitingReason::TenantLimit | WaitingReason::BatchPace => None,
+        WaitingReason::ModelLimit => Some(ShortOf::Model(demand.lane.model.clone())),
+        _ => {
+            let open = budget.routes().of(&demand.lane.model).unwrap_or_default();
+            let first = open.first().map(|open| ShortOf::Account(open.route.provider.clone()));
+            Some(first.unwrap_or_else(|| ShortOf::Model(demand.lane.model.clone())))
+        }
+    });
+    let shared: Vec<ShortOf> = shared.collect();
+    if shared.is_empty() && refused.count() > 0 { vec![ShortOf::Own(queue.tenant)] } else { shared }
 }
 
 /// Why videos wait on. Those that got what they wanted are on their way; what else waits in their lanes is in back-off.
@@ -140,22 +191,21 @@ fn waiting(lanes: &[OpenLane], tenants: &[Vec<Demand<'_>>], budget: &Budget<'_>)
     reasons
 }
 
-/// Gives one tenant up to `quantum` turns; answers how many it used.
-fn serve(queue: &mut [Demand<'_>], quantum: u32, budget: &mut Budget<'_>) -> u32 {
-    let mut used = 0;
-    for demand in queue.iter_mut() {
-        while used < quantum && demand.wants_more() {
+/// Gives one tenant one turn, if it wants any that is to be had.
+fn serve(queue: &mut Queue<'_>, budget: &mut Budget<'_>) -> bool {
+    while let Some(demand) = queue.demands.get_mut(queue.next) {
+        if demand.wants_more() {
             match budget.take((demand.lane, demand.at), demand.part.avoided()) {
-                Ok(route) => *demand.taken.entry(route).or_default() += 1,
-                Err(reason) => {
-                    demand.refused = Some(reason);
-                    break;
+                Ok(route) => {
+                    *demand.taken.entry(route).or_default() += 1;
+                    return true;
                 }
+                Err(reason) => demand.refused = Some(reason),
             }
-            used += 1;
         }
+        queue.next += 1;
     }
-    used
+    false
 }
 
 /// One share for each route that videos of a part take; the first videos of the part take the first route.
@@ -188,7 +238,7 @@ mod tests {
 
     use chrono::{NaiveDate, Utc};
 
-    use super::{Budget, Part, Rotation, Share, Shared};
+    use super::{Budget, FairShare, Part, Share, Shared};
     use crate::accounts::Account;
     use crate::domain::{BatchId, TenantId, WaitingReason};
     use crate::limits::{Limits, Rule, Scope};
@@ -265,7 +315,7 @@ mod tests {
             let mut paces = Paces::default();
             let videos = (videos, Duration::from_secs(2));
             let mut budget = Budget::new(videos, lanes, &self.in_flight, (&rules, &routes), &mut paces);
-            Rotation::default().share(lanes, &self.avoiding, &mut budget)
+            FairShare::default().share(lanes, &self.avoiding, &mut budget)
         }
 
         /// (account, part that avoids, videos, skipped)
@@ -383,7 +433,7 @@ mod tests {
 
     /// Who is served in rounds of so many videos each.
     fn rounds(lanes: &[OpenLane], limits: &Limits, sizes: impl Iterator<Item = u32>) -> Vec<(TenantId, u32)> {
-        let (plan, mut rotation, mut served) = (plan(1_000_000), Rotation::default(), Vec::new());
+        let (plan, mut rotation, mut served) = (plan(1_000_000), FairShare::default(), Vec::new());
         for size in sizes {
             let mut paces = Paces::default();
             let rules = Rules { plan: &plan, limits };
@@ -403,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_round_begins_behind_the_tenant_served_last() {
+    fn the_next_round_begins_with_whoever_was_served_least() {
         let tenants = sorted_tenants::<3>();
         let lanes: Vec<OpenLane> = tenants.iter().map(|tenant| lane(*tenant, 100, 0)).collect();
         let served = rounds(&lanes, &Limits::default(), [1; 6].into_iter());
@@ -432,6 +482,72 @@ mod tests {
         let served = rounds(&lanes, &limits, [1; 20].into_iter());
         let first_light = served.iter().position(|(tenant, _)| *tenant == light).unwrap();
         assert!(first_light <= 10, "{first_light}");
+    }
+
+    /// Rounds with plenty of slots, so many of them, in which the account `lab` has room for `room` and `spare` for as many as
+    /// there are: how many videos of each lane begin.
+    fn with_a_scarce_account(lanes: &[OpenLane], weights: &[(TenantId, u32)], (rounds, room): (u32, u32)) -> Vec<u32> {
+        let mut plan = plan(room);
+        plan.accounts.insert("spare".to_owned(), limits(1_000));
+        plan.models.insert("busy".to_owned(), ModelRoutes { routes: vec![route("spare")], overflow: false });
+        let ids: Vec<(String, u32)> = weights.iter().map(|(tenant, weight)| (tenant.bare(), *weight)).collect();
+        let limits: Vec<_> = ids.iter().map(|(id, weight)| (Scope::Tenant, &**id, Rule::Weight, *weight)).collect();
+        let (limits, mut fair, mut begun) = (Limits::of(&limits), FairShare::default(), vec![0; lanes.len()]);
+        for _ in 0..rounds {
+            let mut paces = Paces::default();
+            let rules = Rules { plan: &plan, limits: &limits };
+            let routes = OpenRoutes::new(&rules, &[], TODAY);
+            let videos = (500, Duration::from_secs(2));
+            let mut budget = Budget::new(videos, lanes, &HashMap::new(), (&rules, &routes), &mut paces);
+            for share in fair.share(lanes, &[], &mut budget).shares {
+                begun[lanes.iter().position(|lane| lane.batch == share.batch).unwrap()] += share.videos;
+            }
+        }
+        begun
+    }
+
+    #[test]
+    fn where_one_account_is_scarce_and_slots_are_not_tenants_share_it_by_weight() {
+        let [heavy, light] = sorted_tenants::<2>();
+        let lanes = [lane(heavy, 100_000, 0), lane(light, 100_000, 0)];
+        for (weight, room) in [(1, 1), (2, 1), (3, 1), (3, 2), (3, 7), (1_000, 1)] {
+            let begun = with_a_scarce_account(&lanes, &[(heavy, weight)], (2_000, room));
+            let fair = f64::from(2_000 * room) / f64::from(weight + 1);
+            assert!((f64::from(begun[1]) - fair).abs() <= 2.0, "weight {weight}, {room} a round: {begun:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_busy_elsewhere_disturbs_no_share_of_what_is_scarce_and_those_who_lack_it_save_nothing_up() {
+        let [first, second, third] = sorted_tenants::<3>();
+        let busy = |tenant| OpenLane { model: "busy".to_owned(), ..lane(tenant, 100_000, 0) };
+        for order in [[first, second, third], [third, first, second], [second, third, first]] {
+            let [one, other, elsewhere] = order;
+            let mut lanes = vec![lane(one, 100_000, 0), lane(other, 100_000, 0), busy(elsewhere)];
+            lanes.sort_by_key(|lane| lane.tenant);
+            let begun = with_a_scarce_account(&lanes, &[], (1_000, 1));
+            let at = |tenant| begun[lanes.iter().position(|lane| lane.tenant == tenant).unwrap()];
+            assert_eq!((at(one), at(other)), (500, 500), "{begun:?}");
+            assert!(at(elsewhere) > 400_000, "{begun:?}");
+        }
+        // when the scarce account is roomy again and slots are scarce, nobody catches up
+        let lanes = [lane(first, 100_000, 0), busy(second)];
+        let (mut fair, mut begun) = (FairShare::default(), [0, 0]);
+        for (room, slots) in [(1, 100); 50].into_iter().chain([(1_000, 1); 20]) {
+            let mut plan = plan(room);
+            plan.accounts.insert("spare".to_owned(), limits(1_000));
+            plan.models.insert("busy".to_owned(), ModelRoutes { routes: vec![route("spare")], overflow: false });
+            let (limits, mut paces) = (Limits::default(), Paces::default());
+            let rules = Rules { plan: &plan, limits: &limits };
+            let routes = OpenRoutes::new(&rules, &[], TODAY);
+            let videos = (slots, Duration::from_secs(2));
+            let mut budget = Budget::new(videos, &lanes, &HashMap::new(), (&rules, &routes), &mut paces);
+            let shares = fair.share(&lanes, &[], &mut budget).shares;
+            for share in shares.iter().filter(|_| slots == 1) {
+                begun[usize::from(share.batch == lanes[1].batch)] += share.videos;
+            }
+        }
+        assert!((9..=12).contains(&begun[0]) && begun[0] + begun[1] == 20, "{begun:?}");
     }
 
     #[test]
