@@ -49,7 +49,7 @@ async fn identify(request: &Request, sent: auth::ApiKey) -> poem::Result<Tenant>
         }
     };
     let hash = key.hash();
-    let tenant = recognise((&state.rates, &state.known_keys), address, hash, look_up(state, hash)).await?;
+    let tenant = Box::pin(recognise((&state.rates, &state.known_keys), address, hash, look_up(state, hash))).await?;
     let spent = state.rates.request(hash, &tenant);
     let allowed = spent.allowed();
     if let Some(account) = request.data::<Account>() {

@@ -107,7 +107,7 @@ pub(super) async fn run(config: Config, args: BenchArgs) -> Result<ExitCode> {
     match args.bench {
         Bench::Engine(args) => engine(config, args).await,
         Bench::Http(args) => http(config, args).await,
-        Bench::Scheduler(args) => scheduler(config, args).await,
+        Bench::Scheduler(args) => Box::pin(scheduler(config, args)).await,
         Bench::Hostile(args) => hostile(config, args).await,
     }
 }

@@ -120,7 +120,7 @@ pub async fn run() -> Result<ExitCode> {
         Command::Operator(args) => operator::run(settings(config)?, args).await,
         Command::Reconcile(args) => reconcile::run(settings(config)?, args).await,
         Command::Ledger(args) => ledger::run(settings(config)?, args).await,
-        Command::Bench(args) => bench::run(settings(config)?, args).await,
+        Command::Bench(args) => Box::pin(bench::run(settings(config)?, args)).await,
         Command::Demo(args) => Box::pin(demo::run(Config::load(config)?, args)).await,
         Command::Completions(args) => completions::run(args, Cli::command()),
     }

@@ -54,7 +54,7 @@ pub enum Step {
 /// # Errors
 /// Everything that is wrong.
 pub fn reason(body: &Value) -> Result<String, Vec<Wrong>> {
-    read(body, &["reason"], |object, faults| reason_in(object, faults))
+    read(body, &["reason"], reason_in)
 }
 
 /// `{values: {RULE: N}, until?, for?, reason}` for subjects of `scope`.

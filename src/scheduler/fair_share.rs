@@ -471,7 +471,7 @@ mod tests {
         let total = |served: &[(TenantId, u32)], of| -> u32 {
             served.iter().filter(|(tenant, _)| *tenant == of).map(|(_, videos)| videos).sum()
         };
-        for sizes in [vec![1; 1_000], vec![3; 400], vec![1_000], vec![5, 1, 17, 2].repeat(40)] {
+        for sizes in [vec![1; 1_000], vec![3; 400], vec![1_000], [5, 1, 17, 2].repeat(40)] {
             let all: u32 = sizes.iter().sum();
             let served = rounds(&lanes, &limits, sizes.into_iter());
             for (tenant, weight) in [(heavy, 7), (light, 1), (middle, 2)] {

@@ -1,7 +1,8 @@
 //! Who is served when not everybody can be: tenants by their weights, their batches by priority and age, and nobody waits
 //! behind what is limited or paused.
 //!
-//! `FREEZEFRAME_WAITING=100000` makes the long queue as long as that.
+//! `FREEZEFRAME_WAITING=100000` makes the long queue as long as that, and holds the times to what is promised: on a release
+//! build and a quiet machine. Without it the order in which videos start is looked at alone, which no machine is too slow for.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,22 @@ const STARTS_WITHIN: Duration = Duration::from_secs(2);
 const SMALL: usize = 10;
 const MOST_ITEMS: usize = 10_000;
 
+/// How long the long queue is when somebody says so.
+fn promised() -> Option<usize> {
+    std::env::var("FREEZEFRAME_WAITING").ok().and_then(|text| text.parse().ok())
+}
+
 fn waiting() -> usize {
-    std::env::var("FREEZEFRAME_WAITING").ok().and_then(|text| text.parse().ok()).unwrap_or(3_000)
+    promised().unwrap_or(3_000)
+}
+
+/// Between its first and its last video the others had no more starts than it had, but for what one round gave out at once.
+fn assert_every_other_start(app: &TestApp) {
+    let small = starts(app, "small");
+    let (first, last) = (small[small.len() - SMALL], small[small.len() - 1]);
+    let others = starts(app, "large").iter().filter(|at| (first..=last).contains(*at)).count();
+    println!("{others} starts of the long queue among {SMALL} of the small batch");
+    assert!(others <= 2 * SMALL + 5, "{others} others among {SMALL}");
 }
 
 /// Tenants in the order in which they came, as operators name them.
@@ -76,9 +91,12 @@ async fn a_small_batch_beside_a_long_queue_starts_at_once_and_takes_hardly_longe
         "{SMALL} videos took {alone:?} alone, {beside:?} beside {} that waited; the first began after {first:?}",
         waiting()
     );
-    assert!(first <= STARTS_WITHIN, "the first began after {first:?}");
-    let slower = beside.as_secs_f64() / alone.as_secs_f64();
-    assert!(slower <= SLOWER_AT_MOST, "{slower:.2} times as long as alone");
+    assert_every_other_start(&app);
+    let slower = |beside: Duration| beside.as_secs_f64() / alone.as_secs_f64();
+    if promised().is_some() {
+        assert!(first <= STARTS_WITHIN, "the first began after {first:?}");
+        assert!(slower(beside) <= SLOWER_AT_MOST, "{:.2} times as long as alone", slower(beside));
+    }
 
     // at its limit it delays nobody
     let whose = tenants(&app).await;
@@ -86,7 +104,9 @@ async fn a_small_batch_beside_a_long_queue_starts_at_once_and_takes_hardly_longe
     app.until("slots are free", async || app.count(in_flight).await < 20).await;
     let (first, beside) = times(&app, &small, "small").await;
     println!("beside a tenant at its limit: the first after {first:?}, the last after {beside:?}");
-    assert!(first <= STARTS_WITHIN && beside.as_secs_f64() / alone.as_secs_f64() <= SLOWER_AT_MOST, "{beside:?}");
+    if promised().is_some() {
+        assert!(first <= STARTS_WITHIN && slower(beside) <= SLOWER_AT_MOST, "{first:?}, {beside:?}");
+    }
     cancel_all(&large, &queue).await;
     app.all_batches_end().await;
     app.finish().await;

@@ -31,6 +31,7 @@ mod operator;
 mod outages;
 mod outlooks;
 mod pacing;
+mod pauses;
 mod quotes;
 mod reconcile;
 mod retries;

@@ -233,7 +233,7 @@ async fn limits_are_set_listed_explained_and_cleared_under_the_operators_name() 
     ops.put("/limits/model/sora-2", &json!({"values": {"max_in_flight": 9}, "reason": "x"})).await.expect(200);
 
     let db = app.connect().await;
-    let in_force = limits::in_force(&mut *db.pool().acquire().await.unwrap()).await.unwrap();
+    let in_force = limits::in_force(&mut db.pool().acquire().await.unwrap()).await.unwrap();
     let bare = tenant.trim_start_matches("ten_");
     let value =
         |scope, subject, rule| in_force.get(scope, subject, rule).map(|limit| (limit.value, limit.set_by.clone()));
@@ -270,6 +270,7 @@ async fn limits_are_set_listed_explained_and_cleared_under_the_operators_name() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "a line for each thing that is tried")]
 async fn whatever_is_wrong_is_named_and_changes_nothing() {
     let app = api_alone().await;
     let customer = app.customer(1_000).await;
@@ -412,7 +413,7 @@ async fn tenants_models_and_batches_are_paused_and_resumed() {
     let db = app.connect().await;
     let paused = async |scope: Scope, subject: &str| {
         let bare = subject.trim_start_matches("ten_").trim_start_matches("bat_");
-        limits::in_force(&mut *db.pool().acquire().await.unwrap()).await.unwrap().paused(scope, bare)
+        limits::in_force(&mut db.pool().acquire().await.unwrap()).await.unwrap().paused(scope, bare)
     };
     for (scope, subject) in [(Scope::Tenant, &*tenant), (Scope::Model, "sora-2"), (Scope::Batch, &*batch)] {
         let mut body = json!({"scope": scope.name(), "subject": subject, "reason": "their incident"});
@@ -491,6 +492,7 @@ async fn an_operator_cancels_a_batch_as_its_customer_would() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "a line for each thing that is tried")]
 async fn a_bulk_action_changes_what_its_preview_told_or_nothing() {
     let app = TestApp::start(slow()).await;
     let (one, other) = (app.customer(100_000).await, app.customer(100_000).await);

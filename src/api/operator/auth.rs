@@ -61,5 +61,5 @@ async fn identify(request: &Request, sent: auth::ApiKey) -> poem::Result<Operato
             Err(late) => Err(sqlx::Error::from(late).into()),
         }
     };
-    Ok(recognise((&shared.rates, &state.known_keys), address, hash, asked).await?)
+    Ok(Box::pin(recognise((&shared.rates, &state.known_keys), address, hash, asked)).await?)
 }

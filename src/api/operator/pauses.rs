@@ -31,7 +31,7 @@ impl PausesApi {
         let wanted = valid(ask::pause(&json_of(body).await?))?;
         let said = changer.says(wanted.reason);
         let paused = named_in_body(state.controls.pause(&wanted.whose, wanted.until, &said));
-        Ok(Json(LimitChanges::new(change(paused).await?)))
+        Ok(Json(LimitChanges::new(Box::pin(change(paused)).await?)))
     }
 
     /// Resume a tenant, a model or a batch
@@ -49,7 +49,7 @@ impl PausesApi {
         let wanted = valid(ask::resume(&json_of(body).await?))?;
         let said = changer.says(wanted.reason);
         let resumed = named_in_body(state.controls.resume(&wanted.whose, &said));
-        Ok(Json(LimitChanges::new(change(resumed).await?)))
+        Ok(Json(LimitChanges::new(Box::pin(change(resumed)).await?)))
     }
 }
 
