@@ -12,7 +12,7 @@ use crate::pacing::{kill_the_leader, leading};
 use crate::routes::{FOR_EVER_MS, clips, second, two_accounts};
 
 /// Long enough for another leader to take over within it.
-const USUAL_SECS: u32 = 8;
+const USUAL_SECS: u32 = 20;
 /// Videos under way at the account when the 429 comes, videos that wait for it, and videos of the other account.
 const BEFORE: usize = 50;
 const WAITING: usize = 40;
