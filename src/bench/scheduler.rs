@@ -76,8 +76,16 @@ pub struct Scale {
 /// # Errors
 /// When a batch is refused or a round fails.
 pub async fn run_scheduler(config: &Config, bench: &SchedulerBench) -> Result<SchedulerReport> {
-    let store = Store::open_scratch(config, "freezeframe_bench_scheduler").await?;
-    let report = Run::new(config, &store).await;
+    ensure!(
+        bench.waiting.is_sorted() && bench.waiting.iter().all(|waiting| *waiting > 0),
+        "the numbers have to ascend"
+    );
+    let mut config = config.clone();
+    // the same everywhere, and not more than there is: half of the fewest videos are released
+    let fewest = bench.waiting.first().copied().unwrap_or_default();
+    config.scheduler.wave = config.scheduler.wave.min(fewest / (2 * bench.rounds)).max(1);
+    let store = Store::open_scratch(&config, "freezeframe_bench_scheduler").await?;
+    let report = Run::new(&config, &store).await;
     let report = match report {
         Ok(run) => run.measure(bench).await,
         Err(error) => Err(error),
@@ -112,9 +120,13 @@ impl<'a> Run<'a> {
 
     async fn measure(self, bench: &SchedulerBench) -> Result<SchedulerReport> {
         let tenants = self.onboard(bench.tenants).await?;
+        // as if videos had been made before: what batches can expect is worked out as well
+        sqlx::query("insert into model_outlooks (model, video_secs) values ('sora-2', 60)")
+            .execute(self.owner.pool())
+            .await?;
         let (mut scales, mut ordered) = (Vec::new(), 0);
         for waiting in &bench.waiting {
-            let each = (waiting - ordered) / tenants.len();
+            let each = waiting.saturating_sub(ordered) / tenants.len();
             ensure!(each > 0, "each scale has to be larger than the one before");
             self.order(&tenants, each).await?;
             ordered += each * tenants.len();
