@@ -269,7 +269,7 @@ impl<'a> Run<'a> {
         for account in &self.config.providers {
             settings.push_str(&format!(
                 "[[provider]]\nname = {:?}\nkind = \"openai_videos\"\nbase_url = \"http://127.0.0.1:9/v1\"\n\
-                 api_key_env = \"BENCH_KEY\"\nrequests_per_minute = 60000000\nmax_in_flight = 1000000\n",
+                 api_key_env = \"BENCH_KEY\"\nrequests_per_minute = 1000000\nmax_in_flight = 1000000\n",
                 account.name
             ));
         }
