@@ -12,6 +12,7 @@ use freezeframe::service::Roles;
 use freezeframe::steps::record::{
     AttemptEnd, Claim, ClaimedVideo, Close, Output, Reply, Transition, Verdict, VideoJournal,
 };
+use sqlx::Connection;
 
 use crate::app::client::order_of;
 use crate::app::{API_AND_SCHEDULER, TestApp, TestSettings};
@@ -190,5 +191,44 @@ async fn a_database_that_was_set_back_gives_an_epoch_out_twice_and_refuses_whoev
     assert_all_refused(&app, &stale).await;
     assert!(matches!(write(&app, failed(&fresh)).await, Reply::Written));
     assert_all_refused(&app, &stale).await;
+    end(app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_waited_for_a_claim_to_commit_is_refused() {
+    let app = one_released_video().await;
+    let stale = claimed(&app, "first").await;
+    let ticket = take(&app, "second").await;
+    // written, not committed: whoever writes about the video now waits for it, with a snapshot from before it
+    let mut claiming = app.pool().begin().await.unwrap();
+    let reply = VideoJournal.write(&mut claiming, &[claim("second", ticket)]).await.unwrap().remove(0);
+    let Reply::Claimed(fresh) = reply else { panic!("{reply:?}") };
+    let transitions = every_transition(&stale);
+    let waiting = transitions.len() as i64;
+    let writes: Vec<_> = transitions
+        .into_iter()
+        .map(|transition| {
+            let url = app.db.url.clone();
+            tokio::spawn(async move {
+                let wanted = format!("{transition:?}");
+                let mut conn = sqlx::PgConnection::connect(&url).await.unwrap();
+                let mut tx = conn.begin().await.unwrap();
+                let reply = VideoJournal.write(&mut tx, &[transition]).await.unwrap().remove(0);
+                tx.commit().await.unwrap();
+                (wanted, reply)
+            })
+        })
+        .collect();
+    let blocked =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    app.until("all wait for the claim", async || app.count(blocked).await == waiting).await;
+    claiming.commit().await.unwrap();
+    for write in writes {
+        let (wanted, reply) = write.await.unwrap();
+        assert!(matches!(reply, Reply::LeaseLost), "{wanted} was answered {reply:?}");
+    }
+    let lost = Transition::AnswerLost { lease: fresh.lease.clone(), cause: "cut".to_owned() };
+    assert!(matches!(write(&app, lost).await, Reply::Written));
+    assert!(matches!(write(&app, failed(&fresh)).await, Reply::Written));
     end(app).await;
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::app::client::{Answer, Customer};
 use crate::app::image_host::{ImageHost, png};
-use crate::app::{API, TestApp, TestSettings};
+use crate::app::{API, API_AND_SCHEDULER, TestApp, TestSettings};
 
 const IMAGES: &str = "/api/enterprise/images";
 /// Images may come from this machine, and are not waited for long.
@@ -326,6 +326,30 @@ async fn a_worker_that_was_replaced_over_an_image_never_sends_and_its_successor_
     assert_eq!(jobs(&app).len(), 1);
     // the attempt was never sent before, so it is the same one, and nobody looked it up
     assert_eq!(app.count("select count(*) from attempts").await, 1);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_video_that_kills_three_workers_over_its_image_is_failed_and_refunded_unsent() {
+    let mut app = app(TestSettings { roles: API_AND_SCHEDULER, ..TestSettings::default() }).await;
+    let host = ImageHost::start().await;
+    let customer = app.customer(1_000).await;
+    let batch = customer.order(&json!({"items": [with_url("a fox", &host.url("held.png"))]})).await;
+    for death in 1..=3 {
+        let asked = host.asked("held.png");
+        let worker = app.start_process("worker").await;
+        let claimed = format!("select count(*) from videos where state = 'running' and lease_epoch = {death}");
+        app.until(&format!("worker {death} has it"), async || app.count(&claimed).await == 1).await;
+        app.until("the image is asked for", async || host.asked("held.png") > asked).await;
+        app.process(worker).kill();
+    }
+    // whoever gives it up wants no image any more
+    let asked = host.asked("held.png");
+    app.start_process("worker").await;
+    assert_eq!(app.finished_batch(&customer, &batch).await.word("/status"), "failed");
+    assert_eq!(customer.videos(&batch).await.remove(0)["failure"]["type"], "poison");
+    assert_eq!((host.asked("held.png"), jobs(&app).len()), (asked, 0));
+    assert_eq!(customer.available().await, 1_000);
     app.finish().await;
 }
 
