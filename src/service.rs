@@ -34,7 +34,7 @@ use crate::providers::egress::ClientTimeouts;
 use crate::providers::{Egress, EgressPolicy, Registry};
 use crate::scheduler::{RoutePlan, Scheduler, SchedulerSettings};
 use crate::steps::record::VideoJournal;
-use crate::steps::{AccountTiming, AttemptTiming, References, Studio, TakenSince};
+use crate::steps::{AccountTiming, AttemptTiming, CancelledBatches, References, Studio, TakenSince};
 use crate::storage::{LinkSigner, Storage, StoreClients};
 use crate::webhooks::Courier;
 use crate::worker::{self, WorkerSettings};
@@ -203,6 +203,7 @@ impl Service {
         let client = offer.egress.guarded(webhook_policy(config))?;
         let studio = Studio {
             taken: TakenSince::default(),
+            cancelled: CancelledBatches::default(),
             claims: Recorder::start(engine.clone(), VideoJournal),
             recorder: Recorder::start(engine.clone(), VideoJournal),
             catalogue: offer.catalogue.clone(),

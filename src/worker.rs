@@ -161,6 +161,9 @@ where
 }
 
 async fn withdraw(studio: &Studio) {
+    if let Err(error) = studio.cancelled.look(&studio.db).await {
+        tracing::warn!(%error, "cancelled batches could not be read; they are looked for again");
+    }
     if let Err(error) = steps::record::withdraw(&studio.db).await {
         tracing::warn!(?error, "cancelled or overdue videos were not withdrawn; they are tried again");
     }

@@ -232,7 +232,7 @@ pub struct VideoCounts {
     pub in_progress: u32,
     pub succeeded: u32,
     pub failed: u32,
-    /// Of the failed: those that had not begun when the batch was cancelled.
+    /// Of the failed: those that had not begun when the batch was cancelled, and those that the provider stopped then.
     pub cancelled: u32,
     /// Of the failed: those that had not begun at `complete_by`.
     pub expired: u32,

@@ -132,7 +132,8 @@ impl BatchesApi {
     /// Cancel a batch
     ///
     /// Nothing more of it begins: within two seconds every video that has not begun ends as `cancelled` and is refunded. What
-    /// is being made goes on to its end and is charged if it succeeds. Repeating it changes nothing and is answered the same.
+    /// is being made goes on to its end and is charged if it succeeds; where the provider can stop a job, it is asked to, and a
+    /// video that it stopped ends as `cancelled` and is refunded too. Repeating it changes nothing and is answered the same.
     #[oai(path = "/video-batch/:batch_id/cancel", method = "post", operation_id = "cancelVideoBatch")]
     async fn cancel(
         &self,

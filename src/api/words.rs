@@ -57,7 +57,8 @@ vocabulary! {
     Rule.ALL.name is "LimitRule"
         "What is limited. `videos_per_minute`: videos that start in any 60 seconds. `requests_per_minute`: orders that an account \
          gets in any 60 seconds, or requests of a tenant that one API process answers in a minute. `max_in_flight`: videos \
-         under way at once. `weight`: a tenant's share beside others. `paused`: nothing new begins.";
+         under way at once. `weight`: a tenant's share beside others. `spend_credits`: what the videos may cost us \
+         that begin at an account in any `spend_window_secs` seconds. `paused`: nothing new begins.";
 }
 
 /// A word of a closed list.

@@ -25,6 +25,7 @@ Examples:
       --until 2027-01-08T18:00:00Z --reason \"launch week\"
   freezeframe limits set tenant=ten_01J... requests_per_minute=6000 --reason \"their dashboard\"
   freezeframe limits set account=sora requests_per_minute=40 --reason \"their new tier\"
+  freezeframe limits set account=veo spend_credits=5000 spend_window_secs=600 --reason \"their tier 2\"
   freezeframe limits set model=veo-3.1 max_in_flight=20 --for 12h --reason \"their incident\"
   freezeframe limits explain tenant=ten_01J... model=sora-2";
 
@@ -63,7 +64,8 @@ struct SetArgs {
     /// Whose: tenant=ID, account=NAME or model=NAME
     #[arg(value_name = "WHOSE")]
     whose: Whose,
-    /// What: videos_per_minute (tenants, models), requests_per_minute (tenants, accounts), max_in_flight or weight (tenants)
+    /// What: videos_per_minute (tenants, models), requests_per_minute (tenants, accounts), max_in_flight, weight (tenants),
+    /// spend_credits or spend_window_secs (accounts)
     #[arg(value_name = "RULE=N", required = true, value_parser = rule_and_value)]
     values: Vec<(Rule, u32)>,
     /// Until when; then what was there before holds again

@@ -106,6 +106,8 @@ impl Line<'_> {
             "configured": self.0.limits.is_some(),
             "max_in_flight": self.0.limits.map(|limits| limits.max_in_flight),
             "requests_per_minute": self.0.limits.map(|limits| limits.requests_per_minute),
+            "spend_credits": self.0.limits.and_then(|limits| limits.spend).map(|spend| spend.credits),
+            "spend_window_secs": self.0.limits.and_then(|limits| limits.spend).map(|spend| spend.window.as_secs()),
         });
         if let (Some(shown), Ok(Value::Object(row))) = (shown.as_object_mut(), serde_json::to_value(&self.0.account)) {
             shown.extend(row);

@@ -6,14 +6,17 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::output::{self, amount};
+use super::output::{self, Table, amount, plain};
 use super::provider::actor;
 use crate::billing;
 use crate::config::{Config, LONGEST_RETENTION_DAYS};
 use crate::domain::{Credits, GrantSource, TenantId};
 use crate::ledger::Adjustment;
 use crate::service::{Store, master_key};
-use crate::tenants::{self, NewTenant};
+use crate::tenants::{self, NewTenant, TenantListed};
+
+/// Rows of one query.
+const LISTED_AT_ONCE: i64 = 1_000;
 
 /// Manage customers.
 #[derive(Args)]
@@ -26,10 +29,22 @@ pub(super) struct TenantArgs {
 enum TenantCommand {
     /// Create a customer and show its API key and webhook secret, this one time
     Create(CreateArgs),
+    /// List the customers with their ids
+    List(ListArgs),
     /// Set how long a customer's files are kept; holds for those that are there already
     Retention(RetentionArgs),
     /// Correct a customer's credits, with a reason; the ledger shows who and why
     Adjust(AdjustArgs),
+}
+
+#[derive(Args)]
+struct ListArgs {
+    /// Only those whose names have this in them, in capitals or not
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// Print one JSON array instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -108,6 +123,7 @@ impl From<Source> for GrantSource {
 pub(super) async fn run(config: Config, args: TenantArgs) -> Result<ExitCode> {
     match args.command {
         TenantCommand::Create(args) => create(config, args).await,
+        TenantCommand::List(args) => list(config, args).await,
         TenantCommand::Retention(args) => set_retention(config, args).await,
         TenantCommand::Adjust(args) => adjust(config, args).await,
     }
@@ -126,6 +142,38 @@ async fn create(config: Config, args: CreateArgs) -> Result<ExitCode> {
     db.close().await;
     store.release().await?;
     show(&created.context("the tenant was not created")?, args.credits, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(config: Config, ListArgs { name, json }: ListArgs) -> Result<ExitCode> {
+    let store = Store::open(&config).await?;
+    let db = store.connect("tenant", 1, false).await?;
+    let listed = async {
+        let (mut conn, mut all) = (db.pool().acquire().await?, Vec::new());
+        loop {
+            let after = all.last().map(|tenant: &TenantListed| tenant.id);
+            let page = tenants::list(&mut conn, after, name.as_deref(), LISTED_AT_ONCE).await?;
+            let more = i64::try_from(page.len()).is_ok_and(|rows| rows == LISTED_AT_ONCE);
+            all.extend(page);
+            if !more {
+                return Ok::<_, sqlx::Error>(all);
+            }
+        }
+    }
+    .await;
+    db.close().await;
+    store.release().await?;
+    let listed = listed.context("the tenants could not be read")?;
+    if json {
+        output::json(&json!(listed))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(["id", "name", "since", ">waiting", ">under way"]);
+    for TenantListed { id, name, created_at, waiting, in_flight } in &listed {
+        let since = created_at.format("%Y-%m-%d").to_string();
+        table.row([id.to_string(), plain(name), since, amount(*waiting), amount(*in_flight)]);
+    }
+    output::line(&table.render())?;
     Ok(ExitCode::SUCCESS)
 }
 

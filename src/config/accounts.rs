@@ -29,6 +29,8 @@ pub struct ProviderConfig {
     pub api_key: Option<Secret>,
     pub requests_per_minute: u32,
     pub max_in_flight: u32,
+    /// What the videos may cost, in credits, that begin in any window of this length.
+    pub spend: Option<(u32, Duration)>,
     /// The pause between two looks at one job.
     pub poll_interval: Duration,
     /// Whether the account can list its jobs: the only way to find a submission whose answer was lost.
@@ -59,6 +61,7 @@ impl ProviderConfig {
             api_key: Some(key),
             requests_per_minute: 60_000,
             max_in_flight: 10_000,
+            spend: None,
             poll_interval: Duration::from_millis(250),
             can_list: true,
             idempotency_key: false,
@@ -101,6 +104,7 @@ fn read_provider(section: &mut Section<'_>, variables: &BTreeMap<String, String>
     let api_key_env = if needs_key { section.required_text("api_key_env") } else { None };
     let requests_per_minute = rate(section.required_number("requests_per_minute", 1..=1_000_000));
     let max_in_flight = rate(section.required_number("max_in_flight", 1..=1_000_000));
+    let spend = read_spend(section);
     let poll_interval = section.millis("poll_interval_ms", 10_000, 5..=600_000);
     let can_list = section.flag("can_list", true);
     let idempotency_key = section.flag("idempotency_key", false);
@@ -116,11 +120,21 @@ fn read_provider(section: &mut Section<'_>, variables: &BTreeMap<String, String>
         api_key_env,
         requests_per_minute,
         max_in_flight,
+        spend,
         poll_interval,
         can_list,
         idempotency_key,
         callbacks,
     })
+}
+
+fn read_spend(section: &mut Section<'_>) -> Option<(u32, Duration)> {
+    let credits = section.optional_number("spend_credits", 1..=i32::MAX.unsigned_abs().into());
+    if credits.is_none() && section.has("spend_window_secs") {
+        section.problem("spend_window_secs", "is there without spend_credits");
+    }
+    let secs = section.number("spend_window_secs", 600, 60..=86_400);
+    Some((rate(credits?), Duration::from_secs(secs)))
 }
 
 fn read_kind(section: &mut Section<'_>) -> Option<ProviderKind> {
@@ -192,6 +206,16 @@ pub(super) fn check_models(problems: &mut Vec<String>, providers: &[ProviderConf
         return;
     }
     let led = |provider: &str| providers.iter().any(|account| account.name == provider);
+    for account in providers {
+        let Some((credits, _)) = account.spend else { continue };
+        let dearest = models.iter().filter_map(|model| Some((model.dearest_at(&account.name)?, &model.name))).max();
+        if let Some((dearest, model)) = dearest.filter(|(dearest, _)| *dearest > i64::from(credits)) {
+            problems.push(format!(
+                "`provider {:?}.spend_credits` must be at least {dearest}, which is what the dearest video of {model:?} may cost there",
+                account.name
+            ));
+        }
+    }
     for model in models {
         let orphans: BTreeSet<&str> = model.accounts().filter(|provider| !led(provider)).collect();
         problems.extend(orphans.into_iter().map(|provider| {

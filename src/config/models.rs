@@ -111,6 +111,17 @@ impl ModelConfig {
         Credits::new(i64::try_from(cost).ok()?).ok()
     }
 
+    /// What its dearest video may cost us at an account: its price, where nobody said. `None` when no route leads there.
+    pub fn dearest_at(&self, account: &str) -> Option<i64> {
+        let routes = self.routes.iter().filter(|route| route.provider == account);
+        let each = |route: &RouteConfig| {
+            let of = |seconds: u32, size: Size| self.cost(route, seconds, size).or_else(|| self.price(seconds, size));
+            let all = self.seconds.iter().flat_map(|seconds| self.sizes.iter().map(move |size| (*seconds, *size)));
+            all.filter_map(|(seconds, size)| of(seconds, size)).map(Credits::get).max()
+        };
+        routes.filter_map(each).max()
+    }
+
     /// What is wrong with this model, each naming the combination that is at fault.
     pub fn problems(&self) -> Vec<String> {
         let name = &self.name;

@@ -209,6 +209,24 @@ fn every_problem_is_told_at_once_by_name() {
 }
 
 #[test]
+fn what_an_account_may_spend_affords_its_dearest_video_and_has_a_window() {
+    let lines = |more: &str| format!("{}{more}\n{MODEL}", ACCOUNT);
+    let spend = |more: &str| load(&lines(more)).providers[0].spend;
+    assert_eq!(spend(""), None);
+    assert_eq!(spend("spend_credits = 122"), Some((122, Duration::from_secs(600))));
+    assert_eq!(spend("spend_credits = 500\nspend_window_secs = 86400"), Some((500, Duration::from_secs(86_400))));
+    for (wrong, why) in [
+        ("spend_credits = 121", "must be at least 122, which is what the dearest video of \"clip\" may cost there"),
+        ("spend_credits = 0", "must be a whole number from 1"),
+        ("spend_credits = 500\nspend_window_secs = 59", "must be a whole number from 60 to 86400"),
+        ("spend_window_secs = 60", "is there without spend_credits"),
+    ] {
+        let found = problems(&lines(wrong), &[]).join("\n");
+        assert!(found.contains(why), "{wrong}: {found}");
+    }
+}
+
+#[test]
 fn a_certificate_needs_its_key_and_a_body_has_to_fit_into_memory() {
     let found = problems("[http]\ntls_cert = \"/a.pem\"\nmax_buffered_body_bytes = 1024\nidle_timeout_secs = 0", &[]);
     let found = found.join("\n");

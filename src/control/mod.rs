@@ -23,7 +23,7 @@ use crate::domain::{BatchId, BatchStatus, TenantId, Wrong};
 use crate::limits::{self, Changed, Limit, LimitKey, Rule, Scope};
 use crate::operators::{self, Operator, Said};
 use crate::scheduler::{self, AccountLimits, Asked, Explanation, RoutePlan};
-use crate::tenants;
+use crate::tenants::{self, TenantListed};
 use words::Whose;
 
 /// How long a stop waits for changes that go on without their caller.
@@ -124,6 +124,19 @@ impl Controls {
         operators::authenticate(&mut *self.db.pool().acquire().await?, key_hash).await
     }
 
+    /// Up to `most` tenants behind `after`, see [`tenants::list`].
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tenants(
+        &self,
+        after: Option<TenantId>,
+        name: Option<&str>,
+        most: i64,
+    ) -> Result<Vec<TenantListed>, ControlError> {
+        Ok(tenants::list(&mut *self.db.pool().acquire().await?, after, name, most).await?)
+    }
+
     /// Every limit that somebody set, and whether it has not run out.
     ///
     /// # Errors
@@ -135,7 +148,7 @@ impl Controls {
     /// Sets limits of one subject, until `until` if that is given.
     ///
     /// # Errors
-    /// [`ControlError::Unknown`], or the database's.
+    /// [`ControlError::Unknown`], [`ControlError::Invalid`] for a spend that affords no video, or the database's.
     pub async fn set_limits(
         &self,
         whose: &Whose,
@@ -144,6 +157,7 @@ impl Controls {
         said: &Said,
     ) -> Result<Vec<(LimitKey, Changed)>, ControlError> {
         self.find(whose).await?;
+        self.affords_a_video(whose, values)?;
         let values: Vec<(LimitKey, u32)> = values.iter().map(|(rule, value)| (whose.key(*rule), *value)).collect();
         let changed = limits::set(&self.db, &values, until, said.parts()).await?;
         Ok(values.into_iter().map(|(key, _)| key).zip(changed).collect())
@@ -269,6 +283,26 @@ impl Controls {
             CancelError::Ended(status) => ControlError::Ended(status),
             CancelError::Database(error) => ControlError::Database(error),
         })
+    }
+
+    /// A video that costs more than all that may be spent would wait for ever, and those behind it with it.
+    fn affords_a_video(&self, whose: &Whose, values: &[(Rule, u32)]) -> Result<(), ControlError> {
+        let plan = self.plan.get();
+        let (Some((_, credits)), Some((dearest, model))) =
+            (values.iter().find(|(rule, _)| *rule == Rule::SpendCredits), plan.dearest_at(&whose.subject))
+        else {
+            return Ok(());
+        };
+        if i64::from(*credits) >= dearest {
+            return Ok(());
+        }
+        Err(ControlError::Invalid(vec![Wrong {
+            pointer: format!("/values/{}", Rule::SpendCredits.name()),
+            detail: format!(
+                "must be at least {dearest}, which is what the dearest video of {model} may cost at {}",
+                whose.subject
+            ),
+        }]))
     }
 
     /// As [`Controls::find`]; what is gone from the settings is found where something is still set.

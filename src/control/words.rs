@@ -90,7 +90,7 @@ pub fn rule_of(scope: Scope, rule: Rule) -> Result<Rule, String> {
     if rules.contains(&rule) {
         return Ok(rule);
     }
-    let names = rules.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(" and ");
+    let names = rules.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(", ");
     Err(format!("is no rule of {}s; theirs are {names}", scope.name()))
 }
 
@@ -99,8 +99,9 @@ pub fn rule_of(scope: Scope, rule: Rule) -> Result<Rule, String> {
 /// # Errors
 /// Says between what it must be.
 pub fn value(rule: Rule, number: Option<u64>) -> Result<u32, String> {
-    let value = number.and_then(|number| u32::try_from(number).ok()).filter(|value| (1..=rule.most()).contains(value));
-    value.ok_or_else(|| format!("must be from 1 to {}", rule.most()))
+    let possible = rule.least()..=rule.most();
+    let value = number.and_then(|number| u32::try_from(number).ok()).filter(|value| possible.contains(value));
+    value.ok_or_else(|| format!("must be from {} to {}", rule.least(), rule.most()))
 }
 
 /// A moment.

@@ -12,6 +12,7 @@ mod change;
 mod many;
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -51,7 +52,7 @@ impl Scope {
     pub const fn rules(self) -> &'static [Rule] {
         match self {
             Scope::Tenant => &[Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::Weight],
-            Scope::Account => &[Rule::RequestsPerMinute, Rule::MaxInFlight],
+            Scope::Account => &[Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::SpendCredits, Rule::SpendWindowSecs],
             Scope::Model => &[Rule::VideosPerMinute, Rule::MaxInFlight],
             Scope::Batch => &[],
         }
@@ -76,21 +77,52 @@ pub enum Rule {
     /// A tenant's share of what several tenants want at once, beside theirs: twice the weight, twice the videos. 1 where nobody
     /// set any, at most [`Rule::MOST_WEIGHT`].
     Weight,
+    /// What the videos may cost us, in credits, that begin at an account in any window.
+    SpendCredits,
+    /// How long that window is, in seconds.
+    SpendWindowSecs,
     /// Nothing new begins. Its value is 1.
     Paused,
 }
 
 impl Rule {
     /// Those that are set by a number.
-    pub const NUMBERS: [Rule; 4] = [Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::Weight];
-    pub const ALL: [Rule; 5] =
-        [Rule::VideosPerMinute, Rule::RequestsPerMinute, Rule::MaxInFlight, Rule::Weight, Rule::Paused];
+    pub const NUMBERS: [Rule; 6] = [
+        Rule::VideosPerMinute,
+        Rule::RequestsPerMinute,
+        Rule::MaxInFlight,
+        Rule::Weight,
+        Rule::SpendCredits,
+        Rule::SpendWindowSecs,
+    ];
+    pub const ALL: [Rule; 7] = [
+        Rule::VideosPerMinute,
+        Rule::RequestsPerMinute,
+        Rule::MaxInFlight,
+        Rule::Weight,
+        Rule::SpendCredits,
+        Rule::SpendWindowSecs,
+        Rule::Paused,
+    ];
     pub const MOST_WEIGHT: u32 = 1_000;
+    /// In seconds: from a minute to a day.
+    pub const SPEND_WINDOWS: RangeInclusive<u32> = 60..=86_400;
+
+    /// The lowest value that can be set.
+    pub const fn least(self) -> u32 {
+        match self {
+            Rule::SpendWindowSecs => *Rule::SPEND_WINDOWS.start(),
+            _ => 1,
+        }
+    }
 
     /// The highest value that can be set.
     pub const fn most(self) -> u32 {
         match self {
-            Rule::VideosPerMinute | Rule::RequestsPerMinute | Rule::MaxInFlight => i32::MAX.cast_unsigned(),
+            Rule::VideosPerMinute | Rule::RequestsPerMinute | Rule::MaxInFlight | Rule::SpendCredits => {
+                i32::MAX.cast_unsigned()
+            }
+            Rule::SpendWindowSecs => *Rule::SPEND_WINDOWS.end(),
             Rule::Weight => Rule::MOST_WEIGHT,
             Rule::Paused => 1,
         }
@@ -103,6 +135,8 @@ impl Rule {
             Rule::RequestsPerMinute => "requests_per_minute",
             Rule::MaxInFlight => "max_in_flight",
             Rule::Weight => "weight",
+            Rule::SpendCredits => "spend_credits",
+            Rule::SpendWindowSecs => "spend_window_secs",
             Rule::Paused => "paused",
         }
     }

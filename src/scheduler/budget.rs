@@ -8,6 +8,7 @@ use super::lane::OpenLane;
 use super::pace::{Paces, Place, ShareTurns, UNLIMITED};
 use super::routes::{Blocked, OpenRoute, OpenRoutes};
 use super::rules::Rules;
+use super::spend::Purses;
 use super::subject::Subject;
 use crate::domain::{TenantId, WaitingReason};
 
@@ -39,6 +40,8 @@ pub(super) struct Budget<'a> {
 struct AtAccount {
     /// Videos that it still takes.
     room: i64,
+    /// Credits that are left to spend there; `None`: nobody limits them.
+    left: Option<i64>,
     place: Place,
 }
 
@@ -62,12 +65,12 @@ enum Room {
 }
 
 impl<'a> Budget<'a> {
-    /// `videos`: free slots, bounded by the wave. `in_flight`: videos under way at each account. `valid`: how long a worker
-    /// may use a turn of a rate that may be used up.
+    /// `videos`: free slots, bounded by the wave. `in_flight`: videos under way at each account; `purses`: what is left to spend
+    /// where that is limited. `valid`: how long a worker may use a turn of a rate that may be used up.
     pub(super) fn new(
         (videos, valid): (u32, Duration),
         lanes: &'a [OpenLane],
-        in_flight: &HashMap<String, i64>,
+        (in_flight, purses): (&HashMap<String, i64>, &Purses),
         (rules, routes): (&Rules<'_>, &'a OpenRoutes<'a>),
         paces: &'a mut Paces,
     ) -> Budget<'a> {
@@ -114,7 +117,8 @@ impl<'a> Budget<'a> {
                     let under_way = in_flight.get(name).copied().unwrap_or(0).max(0);
                     let free = i64::from(open.limits.max_in_flight) - under_way;
                     let place = paces.place(&Subject::Account(name.to_owned()), open.limits.requests_per_minute);
-                    AtAccount { room: if open.probe { free.min(1) } else { free }, place }
+                    let left = purses.get(name).copied();
+                    AtAccount { room: if open.probe { free.min(1) } else { free }, left, place }
                 });
                 want(account.place);
             }
@@ -189,13 +193,16 @@ impl<'a> Budget<'a> {
             return Room::Full(WaitingReason::NoRoute);
         };
         let refused = |reason| if open.probe { Room::Probed(reason) } else { Room::Full(reason) };
-        if account.room <= 0 {
+        // what each video costs is known where it is chosen: there the release stops exactly
+        let cost = open.route.cheapest();
+        if account.room <= 0 || account.left.is_some_and(|left| left < cost) {
             return refused(WaitingReason::ProviderLimit);
         }
         if let Err(full) = self.paces.take(&passing(&paced.places, account.place)) {
             return refused(paced.subjects.get(full).map_or(WaitingReason::ProviderLimit, reason_of));
         }
         account.room -= 1;
+        account.left = account.left.map(|left| left - cost);
         let rooms = [self.tenants.get_mut(&lane.tenant), self.models.get_mut(lane.model.as_str())];
         rooms.into_iter().flatten().for_each(|room| *room -= 1);
         Room::Yes

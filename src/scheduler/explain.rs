@@ -11,6 +11,7 @@ use super::lane::OpenLane;
 use super::release;
 use super::routes::OpenRoutes;
 use super::rules::Rules;
+use super::spend;
 use super::subject::Subject;
 use super::turns;
 use super::window::Window;
@@ -123,7 +124,10 @@ pub async fn explain(db: &Database, asked: &Asked<'_>) -> Result<Option<Explanat
     );
     let model_busy = busy(&|lane| lane.model == asked.model);
     shown.extend(at_once.map(|room| view.in_flight(Scope::Model, asked.model, (room, Source::Settings), model_busy)));
-    let routes = routes(asked, &rules, (&open, &accounts), &view, &under_way.at_accounts);
+    let mut routes = routes(asked, &rules, (&open, &accounts), &view, &under_way.at_accounts);
+    for route in &mut routes {
+        route.rules.extend(spend_of(conn, &rules, &view, &route.account).await?);
+    }
     let waiting = || lanes.iter().filter(|lane| lane.tenant == asked.tenant && lane.model == asked.model);
     let paused = |lane: &&OpenLane| lane.paused || limits.paused(Scope::Batch, &lane.batch.bare());
     let waiting_paused = waiting().filter(paused).map(|lane| i64::from(lane.waiting)).sum();
@@ -153,7 +157,7 @@ fn routes(
             continue;
         }
         let Some(seeds) = rules.plan.accounts.get(name) else { continue };
-        let AccountLimits { requests_per_minute, max_in_flight } = *seeds;
+        let AccountLimits { requests_per_minute, max_in_flight, .. } = *seeds;
         let busy = at_accounts.get(name).copied().unwrap_or(0);
         shown.push(RouteState {
             account: name.to_owned(),
@@ -166,6 +170,24 @@ fn routes(
         });
     }
     shown
+}
+
+/// The limit of an account's spend, if there is one; its window stands behind it.
+async fn spend_of(
+    conn: &mut PgConnection,
+    rules: &Rules<'_>,
+    view: &View<'_>,
+    account: &str,
+) -> Result<Vec<RuleState>, sqlx::Error> {
+    let Some(limit) = rules.account(account).and_then(|limits| limits.spend) else { return Ok(vec![]) };
+    let (spent, free_at) = spend::state(conn, account, limit).await?;
+    let used = u32::try_from(spent.max(0)).unwrap_or(u32::MAX);
+    let secs = u32::try_from(limit.window.as_secs()).unwrap_or(u32::MAX);
+    let state = |rule, seed, used, free_at| {
+        let (limit, source) = view.limit(Scope::Account, account, rule, (seed, Source::Settings));
+        RuleState { scope: Scope::Account, subject: account.to_owned(), rule, limit, source, used, free_at }
+    };
+    Ok(vec![state(Rule::SpendCredits, limit.credits, used, free_at), state(Rule::SpendWindowSecs, secs, 0, None)])
 }
 
 /// What limits and uses are looked up in.

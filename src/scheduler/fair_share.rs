@@ -252,11 +252,12 @@ mod tests {
     const TODAY: NaiveDate = NaiveDate::MIN;
 
     fn route(provider: &str) -> Route {
-        Route { provider: provider.to_owned(), upstream_model: "x".to_owned(), available_until: None }
+        let costs = std::sync::Arc::new([]);
+        Route { provider: provider.to_owned(), upstream_model: "x".to_owned(), available_until: None, costs }
     }
 
     fn limits(max_in_flight: u32) -> AccountLimits {
-        AccountLimits { requests_per_minute: 60_000_000, max_in_flight }
+        AccountLimits { requests_per_minute: 60_000_000, max_in_flight, spend: None }
     }
 
     fn plan(max_in_flight: u32) -> RoutePlan {
@@ -296,13 +297,21 @@ mod tests {
         plan: &'a RoutePlan,
         accounts: &'a [Account],
         in_flight: HashMap<String, i64>,
+        purses: HashMap<String, i64>,
         avoiding: Vec<Avoiding>,
         limits: Limits,
     }
 
     impl Case<'_> {
         fn of(plan: &RoutePlan) -> Case<'_> {
-            Case { plan, accounts: &[], in_flight: HashMap::new(), avoiding: vec![], limits: Limits::default() }
+            Case {
+                plan,
+                accounts: &[],
+                in_flight: HashMap::new(),
+                purses: HashMap::new(),
+                avoiding: vec![],
+                limits: Limits::default(),
+            }
         }
 
         fn play(&self, lanes: &[OpenLane], videos: u32) -> Vec<Share> {
@@ -314,7 +323,7 @@ mod tests {
             let routes = OpenRoutes::new(&rules, self.accounts, TODAY);
             let mut paces = Paces::default();
             let videos = (videos, Duration::from_secs(2));
-            let mut budget = Budget::new(videos, lanes, &self.in_flight, (&rules, &routes), &mut paces);
+            let mut budget = Budget::new(videos, lanes, (&self.in_flight, &self.purses), (&rules, &routes), &mut paces);
             FairShare::default().share(lanes, &self.avoiding, &mut budget)
         }
 
@@ -438,8 +447,13 @@ mod tests {
             let mut paces = Paces::default();
             let rules = Rules { plan: &plan, limits };
             let routes = OpenRoutes::new(&rules, &[], TODAY);
-            let mut budget =
-                Budget::new((size, Duration::from_secs(2)), lanes, &HashMap::new(), (&rules, &routes), &mut paces);
+            let mut budget = Budget::new(
+                (size, Duration::from_secs(2)),
+                lanes,
+                (&HashMap::new(), &HashMap::new()),
+                (&rules, &routes),
+                &mut paces,
+            );
             let shares = rotation.share(lanes, &[], &mut budget).shares;
             served.extend(of_tenants(lanes, shares));
         }
@@ -498,7 +512,8 @@ mod tests {
             let rules = Rules { plan: &plan, limits: &limits };
             let routes = OpenRoutes::new(&rules, &[], TODAY);
             let videos = (500, Duration::from_secs(2));
-            let mut budget = Budget::new(videos, lanes, &HashMap::new(), (&rules, &routes), &mut paces);
+            let mut budget =
+                Budget::new(videos, lanes, (&HashMap::new(), &HashMap::new()), (&rules, &routes), &mut paces);
             for share in fair.share(lanes, &[], &mut budget).shares {
                 begun[lanes.iter().position(|lane| lane.batch == share.batch).unwrap()] += share.videos;
             }
@@ -541,7 +556,8 @@ mod tests {
             let rules = Rules { plan: &plan, limits: &limits };
             let routes = OpenRoutes::new(&rules, &[], TODAY);
             let videos = (slots, Duration::from_secs(2));
-            let mut budget = Budget::new(videos, &lanes, &HashMap::new(), (&rules, &routes), &mut paces);
+            let mut budget =
+                Budget::new(videos, &lanes, (&HashMap::new(), &HashMap::new()), (&rules, &routes), &mut paces);
             let shares = fair.share(&lanes, &[], &mut budget).shares;
             for share in shares.iter().filter(|_| slots == 1) {
                 begun[usize::from(share.batch == lanes[1].batch)] += share.videos;

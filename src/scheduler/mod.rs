@@ -23,10 +23,12 @@ mod lane;
 mod leader;
 mod outlook;
 mod pace;
+mod plan;
 mod release;
 mod routes;
 mod rules;
 mod served;
+mod spend;
 mod subject;
 mod supplies;
 mod turns;
@@ -36,7 +38,7 @@ mod window;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, NaiveDate};
+use chrono::DateTime;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
@@ -54,12 +56,15 @@ use pace::Paces;
 use release::{Released, Share};
 use routes::OpenRoutes;
 use rules::Rules;
+use spend::Spend;
 use watch::Watch;
 
 pub use estimate::{Estimate, Wanted, estimate};
 pub use explain::{Asked, Explanation, RouteState, RuleState, Source, explain};
 pub use lane::OpenLane;
+pub use plan::{AccountLimits, ModelRoutes, Route, RoutePlan};
 pub use release::{WAKE_CHANNEL, wake};
+pub use spend::{SpendLimit, Unspent, VideoCost, give_back as give_spend_back};
 pub use subject::Subject;
 pub use turns::{UnusedTurn, give_back as give_turns_back};
 
@@ -70,44 +75,6 @@ pub use turns::{UnusedTurn, give_back as give_turns_back};
 pub async fn under_way(db: &Database) -> Result<HashMap<String, i64>, sqlx::Error> {
     let mut conn = db.pool().acquire().await?;
     Ok(release::under_way(&mut conn).await?.at_accounts)
-}
-
-/// A way to have a model's videos made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    pub provider: String,
-    pub upstream_model: String,
-    /// The last day (UTC) on which new videos go there.
-    pub available_until: Option<NaiveDate>,
-}
-
-impl Route {
-    fn over(&self, today: NaiveDate) -> bool {
-        self.available_until.is_some_and(|last_day| today > last_day)
-    }
-}
-
-/// Where a model's videos are made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ModelRoutes {
-    /// The preferred one first.
-    pub routes: Vec<Route>,
-    /// Whether a video may take the next route while the account of an earlier one is full.
-    pub overflow: bool,
-}
-
-/// What a provider account takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AccountLimits {
-    pub requests_per_minute: u32,
-    pub max_in_flight: u32,
-}
-
-/// The present routes of all models and the limits of the accounts they lead to.
-#[derive(Clone, Debug, Default)]
-pub struct RoutePlan {
-    pub models: HashMap<String, ModelRoutes>,
-    pub accounts: HashMap<String, AccountLimits>,
 }
 
 /// How the scheduler runs.
@@ -151,6 +118,7 @@ pub struct Scheduler {
     paces: Paces,
     turns: TurnsKnown,
     fair: FairShare,
+    spend: Spend,
     watch: Watch,
     outlook: Outlook,
     /// When [`ended::forget`] was called last.
@@ -215,8 +183,8 @@ impl Scheduler {
         let leadership = Leadership::new("scheduler", settings.lease_ttl);
         let (limits, paces, turns) = (Limits::default(), Paces::default(), TurnsKnown::nothing());
         let (fair, watch, outlook) = (FairShare::default(), Watch::default(), Outlook::default());
-        let forgotten_at = None;
-        Scheduler { db, settings, plan, leadership, limits, paces, turns, fair, watch, outlook, forgotten_at }
+        let (spend, forgotten_at) = (Spend::default(), None);
+        Scheduler { db, settings, plan, leadership, limits, paces, turns, fair, spend, watch, outlook, forgotten_at }
     }
 
     /// Leads whenever the lease is to be had, until `stop`.
@@ -318,16 +286,19 @@ impl Scheduler {
             true => vec![],
             false => release::avoiding(&mut conn, &choices, i64::from(self.settings.wave)).await?,
         };
+        let purses = self.spend.purses(&mut conn, &rules).await?;
         let dead_after_ms = i64::try_from(self.settings.worker_dead_after.as_millis()).unwrap_or(i64::MAX);
         let slots = queue::living_slots(&mut conn, queue::names::GENERATE, dead_after_ms).await?;
         drop(conn);
         let now = DateTime::from_timestamp_micros(under_way.now).unwrap_or_default();
         let (at_accounts, paces) = (&under_way.at_accounts, &self.paces);
-        let present = Present { lanes: &lanes, rules: &rules, routes: &routes, paces, at_accounts, slots, now };
+        let present =
+            Present { lanes: &lanes, rules: &rules, routes: &routes, paces, at_accounts, purses: &purses, slots, now };
         self.outlook.tell(&self.db, &present).await;
         let videos = u32::try_from((slots - in_flight).max(0)).unwrap_or(u32::MAX).min(self.settings.wave);
         let videos = (videos, self.turns.valid);
-        let mut budget = Budget::new(videos, &lanes, &under_way.at_accounts, (&rules, &routes), &mut self.paces);
+        let at_accounts = (&under_way.at_accounts, &purses);
+        let mut budget = Budget::new(videos, &lanes, at_accounts, (&rules, &routes), &mut self.paces);
         let Shared { shares, waiting: reasons } = self.fair.share(&lanes, &avoiding, &mut budget);
         self.watch.tell(&self.db, &lanes, &reasons).await?;
         if shares.is_empty() {
@@ -335,8 +306,9 @@ impl Scheduler {
         }
         let Some(epoch) = self.leadership.epoch() else { return Ok(Round { waiting, released: 0 }) };
         let leader = (self.leadership.holder(), epoch);
-        let released = release::release(&self.db, leader, &shares, self.settings.probe).await?;
+        let released = release::release(&self.db, leader, (&shares, &purses), self.settings.probe).await?;
         self.count_turns(&shares, &released);
+        self.spend.learn(&purses, &released);
         self.outlook.begin(&released);
         metrics::videos_released(released.total().into());
         Ok(Round { waiting, released: released.total() as usize })
@@ -354,6 +326,7 @@ impl Scheduler {
         self.turns.adapt(came_back);
         if self.turns.forgotten_at.elapsed() >= TURNS_FORGOTTEN_EVERY {
             turns::forget(conn).await?;
+            spend::tidy(conn).await?;
             self.turns.forgotten_at = Instant::now();
         }
         self.paces.begin(now);

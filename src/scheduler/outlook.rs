@@ -19,6 +19,7 @@ use super::pace::Paces;
 use super::release::Released;
 use super::routes::OpenRoutes;
 use super::rules::Rules;
+use super::spend::Purses;
 use super::supplies::Supplies;
 use crate::db::{self, Database};
 use crate::domain::{BatchId, TenantId};
@@ -66,6 +67,8 @@ pub(super) struct Present<'a> {
     pub(super) paces: &'a Paces,
     /// Videos under way at each account.
     pub(super) at_accounts: &'a HashMap<String, i64>,
+    /// What is left to spend at accounts where that is limited.
+    pub(super) purses: &'a Purses,
     /// Slots of living workers.
     pub(super) slots: i64,
     /// By the database's clock.

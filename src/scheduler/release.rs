@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lane::OpenLane;
 use super::pace::ShareTurns;
+use super::spend::{Costing, Purses};
 use super::turns::{self, Turns};
 use super::{Route, leader};
 use crate::accounts;
@@ -73,6 +74,10 @@ pub(super) struct Released {
     pub(super) turns: Turns,
     /// From when on the turns are valid, in microseconds of the database.
     pub(super) at: i64,
+    /// What the videos count for, by account.
+    pub(super) credits: HashMap<String, i64>,
+    /// Accounts with too little left for their next video.
+    pub(super) too_dear: Vec<String>,
 }
 
 impl Released {
@@ -182,12 +187,12 @@ pub(super) async fn under_way(conn: &mut PgConnection) -> Result<UnderWay, sqlx:
     Ok(UnderWay { at_accounts: accounts.collect(), today: now.date_naive(), now: now.timestamp_micros() })
 }
 
-/// Releases up to each share's videos. A leader that was replaced releases nothing. `probe` is how long an account is left
+/// Releases up to each share's videos, as far as purses last. A leader that was replaced releases nothing. `probe` is how long an account is left
 /// alone after a video was sent to find out about it.
 pub(super) async fn release(
     db: &Database,
     (holder, epoch): (&str, i64),
-    shares: &[Share],
+    (shares, purses): (&[Share], &Purses),
     probe: Duration,
 ) -> Result<Released, sqlx::Error> {
     // nothing follows from a release before a worker has fetched its jobs, which is committed durably
@@ -208,6 +213,7 @@ pub(super) async fn release(
     )
     .fetch_all(&mut *tx)
     .await?;
+    let costing = Costing::of(shares);
     let rows = sqlx::query_file!(
         "src/scheduler/release.sql",
         &batches,
@@ -219,24 +225,39 @@ pub(super) async fn release(
         &shares.iter().map(|s| s.part.avoided().map(str::to_owned)).collect::<Vec<_>>() as &[Option<String>],
         &shares.iter().map(|s| i64::from(s.skip)).collect::<Vec<_>>(),
         &shares.iter().map(|s| s.turns.valid.as_millis() as f64).collect::<Vec<_>>(),
+        &costing.models,
+        &costing.accounts,
+        &costing.upstream_models,
+        &costing.seconds,
+        &costing.sizes,
+        &costing.credits,
+        &purses.keys().cloned().collect::<Vec<_>>(),
+        &purses.values().copied().collect::<Vec<_>>(),
     )
     .fetch_all(&mut *tx)
     .await?;
-    let ids: Vec<_> = rows.iter().map(|row| row.id.ulid()).collect();
+    let mut released = Released::default();
+    let mut videos = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (Some(video), Some(batch), Some(model)) = (row.id, row.batch, row.model) else {
+            released.too_dear.push(row.provider);
+            continue;
+        };
+        *released.credits.entry(row.provider.clone()).or_default() += row.credits.unwrap_or(0);
+        *released.videos.entry((batch, model.clone(), row.provider.clone())).or_default() += 1;
+        videos.push((video, (batch, model, row.provider)));
+    }
+    let ids: Vec<_> = videos.iter().map(|(video, _)| video.ulid()).collect();
     // a job that outlived its video's last release may still be there; its worker finds the video released again
     queue::push_missing(&mut tx, queue::names::GENERATE, &ids).await?;
     // the account's row late, as everywhere
     for share in shares.iter().filter(|share| share.probe) {
-        let lane = |at: BatchId, model: &str, to: &str| {
-            (at, model, to) == (share.batch, &*share.model, &*share.route.provider)
+        let lane = |(at, model, to): &(BatchId, String, String)| {
+            (*at, &**model, &**to) == (share.batch, &*share.model, &*share.route.provider)
         };
-        if let Some(video) = rows.iter().find(|row| lane(row.batch, &row.model, &row.provider)) {
-            accounts::probing(&mut tx, (&share.route.provider, &video.id.bare()), probe).await?;
+        if let Some((video, _)) = videos.iter().find(|(_, of)| lane(of)) {
+            accounts::probing(&mut tx, (&share.route.provider, &video.bare()), probe).await?;
         }
-    }
-    let mut released = Released::default();
-    for row in rows {
-        *released.videos.entry((row.batch, row.model, row.provider)).or_default() += 1;
     }
     if !released.videos.is_empty() {
         released.turns = turns_of(shares, &released.videos);

@@ -138,11 +138,12 @@ mod tests {
             provider: provider.to_owned(),
             upstream_model: format!("{provider}-x"),
             available_until: until.map(day),
+            costs: std::sync::Arc::new([]),
         }
     }
 
     fn plan(routes: Vec<Route>) -> RoutePlan {
-        let limits = AccountLimits { requests_per_minute: 60, max_in_flight: 10 };
+        let limits = AccountLimits { requests_per_minute: 60, max_in_flight: 10, spend: None };
         RoutePlan {
             models: [("clip".to_owned(), ModelRoutes { routes, overflow: false })].into(),
             accounts: ["a", "b", "c"].map(|name| (name.to_owned(), limits)).into(),

@@ -1,10 +1,15 @@
 //! What limits hold in a round: those that somebody set, else the settings', else what a tenant was made with.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::lane::OpenLane;
-use super::{AccountLimits, RoutePlan};
+use super::{AccountLimits, RoutePlan, SpendLimit};
 use crate::domain::TenantId;
 use crate::limits::{Limits, Rule, Scope};
 
+/// The window of a limit of spend for which nobody set any: Google's.
+const USUAL_SPEND_WINDOW: Duration = Duration::from_secs(600);
 /// The weight of a tenant for whom nobody set any.
 const USUAL_WEIGHT: u32 = 1;
 
@@ -61,6 +66,20 @@ impl Rules<'_> {
         Some(AccountLimits {
             requests_per_minute: value(Rule::RequestsPerMinute, seeds.requests_per_minute),
             max_in_flight: value(Rule::MaxInFlight, seeds.max_in_flight),
+            spend: self.spend(name, seeds.spend),
         })
+    }
+
+    fn spend(&self, account: &str, seed: Option<SpendLimit>) -> Option<SpendLimit> {
+        let set = |rule| self.limits.get(Scope::Account, account, rule).map(|limit| limit.value);
+        let credits = set(Rule::SpendCredits).or(seed.map(|seed| seed.credits))?;
+        let secs = set(Rule::SpendWindowSecs).map(|secs| Duration::from_secs(secs.into()));
+        Some(SpendLimit { credits, window: secs.or(seed.map(|seed| seed.window)).unwrap_or(USUAL_SPEND_WINDOW) })
+    }
+
+    /// The accounts whose spend is limited.
+    pub(super) fn spend_limits(&self) -> BTreeMap<&str, SpendLimit> {
+        let each = self.plan.accounts.iter();
+        each.filter_map(|(name, seeds)| Some((name.as_str(), self.spend(name, seeds.spend)?))).collect()
     }
 }

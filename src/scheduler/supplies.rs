@@ -9,6 +9,7 @@ use super::forecast::{Flow, Supply};
 use super::lane::OpenLane;
 use super::outlook::{ModelTold, Present};
 use super::pace::UNLIMITED;
+use super::routes::OpenRoute;
 use super::subject::Subject;
 use crate::domain::TenantId;
 
@@ -19,6 +20,8 @@ pub(super) struct Supplies<'a> {
     /// The mean duration of what waits, in seconds.
     mean_secs: f64,
     known: HashMap<(Subject, bool), Vec<usize>>,
+    /// What is to be spent at accounts, in credits.
+    purses: HashMap<&'a str, usize>,
     /// Videos under way of each tenant and of each model.
     busy: (HashMap<TenantId, i64>, HashMap<&'a str, i64>),
 }
@@ -37,7 +40,8 @@ impl<'a> Supplies<'a> {
             *of_tenants.entry(lane.tenant).or_default() += i64::from(lane.in_flight);
             *of_models.entry(lane.model.as_str()).or_default() += i64::from(lane.in_flight);
         }
-        Supplies { present, all, mean_secs, known: HashMap::new(), busy: (of_tenants, of_models) }
+        let busy = (of_tenants, of_models);
+        Supplies { present, all, mean_secs, known: HashMap::new(), purses: HashMap::new(), busy }
     }
 
     pub(super) fn flow(&mut self, lane: &OpenLane, secs: f64) -> Flow {
@@ -71,6 +75,7 @@ impl<'a> Supplies<'a> {
             let at_account = self.present.at_accounts.get(&first.route.provider).copied().unwrap_or(0);
             let room = self.slots((account, true), (first.limits.max_in_flight.into(), at_account));
             needs.extend(room.into_iter().map(|at| (at, secs)));
+            needs.extend(self.purse(first));
         }
         Flow { tenant: 0, videos: lane.waiting.into(), shut: false, shared: secs, needs }
     }
@@ -91,6 +96,18 @@ impl<'a> Supplies<'a> {
             self.known.insert(key.clone(), vec![self.all.len() - 2, self.all.len() - 1]);
         }
         self.known.get(&key).into_iter().flatten().map(|at| (*at, 1.0)).collect()
+    }
+
+    /// What is left to spend is there at once, and then comes back as what was spent leaves the window.
+    fn purse(&mut self, open: &OpenRoute<'a>) -> Option<(usize, f64)> {
+        let limit = open.limits.spend?;
+        let name = open.route.provider.as_str();
+        let at = *self.purses.entry(name).or_insert_with(|| {
+            let (most, left) = (f64::from(limit.credits), self.present.purses.get(name).copied().unwrap_or(0));
+            self.all.push(Supply { level: left.max(0) as f64, per_second: most / limit.window.as_secs_f64(), most });
+            self.all.len() - 1
+        });
+        Some((at, open.route.mean_cost()))
     }
 
     fn slots(&mut self, key: (Subject, bool), (most, busy): (i64, i64)) -> Vec<usize> {
@@ -116,12 +133,19 @@ impl<'a> Supplies<'a> {
                 let rates = per_minute.into_iter().chain(open.iter().map(|open| open.limits.requests_per_minute));
                 let mine = in_a_minute(slots as f64 / (others as f64 + 1.0), secs);
                 let rooms = rooms.map(|room| in_a_minute(room.into(), secs));
-                rooms.chain(rates.map(f64::from)).fold(mine, f64::min)
+                let purses = open.iter().filter_map(spent_in_a_minute);
+                rooms.chain(rates.map(f64::from)).chain(purses).fold(mine, f64::min)
             });
             ModelTold { model: model.clone(), video_secs, videos_per_minute }
         };
         rules.plan.models.keys().map(told).collect()
     }
+}
+
+/// Videos that a route's limit of spend lets begin in a minute, on the average.
+fn spent_in_a_minute(open: &OpenRoute<'_>) -> Option<f64> {
+    let limit = open.limits.spend?;
+    Some(f64::from(limit.credits) / open.route.mean_cost() * 60.0 / limit.window.as_secs_f64())
 }
 
 /// Slots of which some are busy, in slot-seconds.

@@ -6,14 +6,16 @@
 //! Refuses: every other setting. Those need a restart, which is said when they differ.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
-use crate::config::{Config, ConfigError, Live};
+use crate::config::{Config, ConfigError, Live, RouteConfig};
+use crate::domain::Size;
 use crate::providers::callbacks::{CallbackBase, CallbackDesk};
-use crate::providers::{Catalogue, Egress, Registry};
-use crate::scheduler::{AccountLimits, ModelRoutes, Route, RoutePlan};
+use crate::providers::{Catalogue, Egress, Model, Registry};
+use crate::scheduler::{AccountLimits, ModelRoutes, Route, RoutePlan, SpendLimit, VideoCost};
 
 /// How often the settings file is looked at. A change is taken when two looks in a row saw the same file.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -211,18 +213,33 @@ pub fn route_plan(config: &Config) -> Result<RoutePlan> {
     Ok(plan_of(config, &Catalogue::from_config(config).context("the model catalogue")?))
 }
 
+/// What each video of a model may cost us by a route: its price, where nobody said what it costs.
+fn costs(model: &Model, route: &RouteConfig) -> Arc<[VideoCost]> {
+    let at = (route.provider.as_str(), route.upstream.as_str());
+    let cost = |seconds, size: Size| {
+        let credits = model.cost(at, seconds, size).or(model.price(seconds, size))?.get();
+        Some(VideoCost { seconds, size: size.to_string(), credits })
+    };
+    let all = model.seconds.iter().flat_map(|seconds| model.sizes.iter().map(move |size| (*seconds, *size)));
+    all.filter_map(|(seconds, size)| cost(seconds, size)).collect()
+}
+
 fn plan_of(config: &Config, catalogue: &Catalogue) -> RoutePlan {
     let models = catalogue.models().map(|model| {
         let routes = model.routes.iter().map(|route| Route {
             provider: route.provider.clone(),
             upstream_model: route.upstream.clone(),
             available_until: route.available_until,
+            costs: costs(model, route),
         });
         (model.name.clone(), ModelRoutes { routes: routes.collect(), overflow: model.overflow })
     });
     let accounts = config.providers.iter().map(|account| {
-        let limits =
-            AccountLimits { requests_per_minute: account.requests_per_minute, max_in_flight: account.max_in_flight };
+        let limits = AccountLimits {
+            requests_per_minute: account.requests_per_minute,
+            max_in_flight: account.max_in_flight,
+            spend: account.spend.map(|(credits, window)| SpendLimit { credits, window }),
+        };
         (account.name.clone(), limits)
     });
     RoutePlan { models: models.collect(), accounts: accounts.collect() }

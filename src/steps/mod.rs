@@ -4,6 +4,7 @@
 //! Always holds: no network call inside a transaction; an attempt is written before the first byte of it leaves; every
 //! write is fenced or idempotent, so a step may be interrupted anywhere and run again anywhere else.
 
+mod cancelled;
 mod chain;
 mod finalize;
 mod generate;
@@ -30,6 +31,7 @@ use crate::storage::Storage;
 use crate::webhooks::Courier;
 use record::VideoJournal;
 
+pub use cancelled::CancelledBatches;
 pub use chain::Chainer;
 pub use finalize::finalize;
 pub use generate::TakenSince;
@@ -91,6 +93,8 @@ pub struct Studio {
     pub accounts: AccountTiming,
     /// Where this process had orders taken lately.
     pub taken: TakenSince,
+    /// Whose jobs nobody wants any more.
+    pub cancelled: CancelledBatches,
 }
 
 impl Studio {

@@ -5,8 +5,10 @@
 //! Refuses: text that is no API key of ours, before the database is asked.
 
 mod account;
+mod listed;
 pub mod webhook_secret;
 
 pub use crate::domain::{ApiKey, MalformedKey};
 pub use account::{InvalidTenant, NewTenant, StoredTenant, Tenant, authenticate, exists, insert, set_retention};
+pub use listed::{TenantListed, list};
 pub use webhook_secret::WebhookSecret;

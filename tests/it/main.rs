@@ -37,6 +37,7 @@ mod reconcile;
 mod retries;
 mod routes;
 mod server;
+mod spend;
 mod steps;
 mod storage;
 mod store;

@@ -230,6 +230,9 @@ async fn limits_are_set_listed_explained_and_cleared_under_the_operators_name() 
     let end: DateTime<Utc> = set.word("/data/0/after/expires_at").parse().unwrap();
     assert!((88..=90).contains(&(end - Utc::now()).num_minutes()), "{}", set.text);
     ops.put("/limits/account/sora", &json!({"values": {"requests_per_minute": 40}, "reason": "x"})).await.expect(200);
+    let wrong = json!({"values": {"spend_credits": 1, "spend_window_secs": 60}, "reason": "x"});
+    let problem = ops.put("/limits/account/sora", &wrong).await.problem(422);
+    assert_eq!(problem["errors"][0]["pointer"], "/values/spend_credits", "{problem}");
     ops.put("/limits/model/sora-2", &json!({"values": {"max_in_flight": 9}, "reason": "x"})).await.expect(200);
 
     let db = app.connect().await;
@@ -667,5 +670,36 @@ async fn a_database_that_holds_an_operator_up_is_told_within_the_time_of_a_reque
     lock.close().await.unwrap();
     assert_eq!(app.count("select count(*) from limits").await, 0);
     app.until("it is served again", async || ops.put("/limits/model/sora-2", &body).await.status == 200).await;
+    close(app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_are_found_by_name_page_by_page_with_what_they_have_open() {
+    let app = api_alone().await;
+    let viewer = Op::add(&app, "vera", "viewer").await;
+    for name in ["Northwind", "Southwind", "Contoso"] {
+        app.output(&["tenant", "create", name, "--credits", "1000"]).await;
+    }
+    let customer = app.customer(1_000).await;
+    customer.order(&order_of(3, "frame")).await;
+    let names = |answer: &Answer| -> Vec<String> {
+        let rows = answer.body["data"].as_array().unwrap();
+        rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = viewer.get("/tenants?limit=2").await.expect(200);
+    assert_eq!(names(&first), ["Northwind", "Southwind"]);
+    let next = viewer.get(&format!("/tenants?limit=2&cursor={}", first.word("/next_cursor"))).await.expect(200);
+    assert_eq!((names(&next)[0].as_str(), next.number("/data/1/waiting")), ("Contoso", 3), "{}", next.text);
+    assert!(next.body.get("next_cursor").is_none(), "{}", next.text);
+    assert_eq!(names(&viewer.get("/tenants?name=WIND").await.expect(200)), ["Northwind", "Southwind"]);
+    assert!(names(&viewer.get("/tenants?name=%25").await.expect(200)).is_empty(), "a per cent sign is no wildcard");
+    viewer.get("/tenants?cursor=nonsense").await.problem(400);
+    viewer.get("/tenants?limit=0").await.problem(400);
+
+    let listed = app.output(&["tenant", "list", "--name", "south", "--json"]).await;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["name"]), (1, &json!("Southwind")), "{listed}");
+    let table = app.output(&["tenant", "list"]).await;
+    assert!(["Northwind", "Contoso", "under way", "ten_"].iter().all(|part| table.contains(part)), "{table}");
     close(app).await;
 }

@@ -131,3 +131,81 @@ async fn what_has_not_begun_by_the_time_that_the_batch_was_to_be_complete_expire
     assert_eq!(types.iter().filter(|class| **class == json!("expired")).count(), 15);
     app.finish().await;
 }
+
+/// Two accounts that can stop a job and one that cannot, each with a model of its name. They are asked how far a job is every
+/// `poll_ms`.
+fn accounts_that_stop(poll_ms: u64) -> String {
+    let account = |name: &str, kind: &str, path: &str, upstream: &str, more: &str| {
+        format!(
+            "[[provider]]\nname = \"{name}\"\nkind = \"{kind}\"\nbase_url = \"{{emulator}}{path}\"\napi_key_env = \
+             \"EMULATOR_KEY\"\nrequests_per_minute = 1000000\nmax_in_flight = 100000\npoll_interval_ms = {poll_ms}\n{more}\n\
+             [[model]]\nname = \"{name}\"\nprovider = \"{name}\"\nupstream = \"{upstream}\"\nprice_credits = 61\n\
+             standard_seconds = 4\nseconds = [4]\nsizes = [\"1280x720\"]\n"
+        )
+    };
+    let inputs = "inputs = { \"fal-ai/veo3.1\" = { duration = \"{seconds}s\", aspect_ratio = \"{aspect_ratio}\", \
+                  resolution = \"{resolution}\" } }\ncallbacks = false";
+    [
+        account("fal", "fal", "/fal", "fal-ai/veo3.1/fast", inputs),
+        account("omni", "gemini_omni", "/omni/v1beta", "gemini-omni-1.1-flash", "callbacks = false"),
+        account("steady", "openai_videos", "/v1", "sora-2", ""),
+    ]
+    .concat()
+}
+
+fn on(models: &[&str]) -> Value {
+    let items = models.iter().map(|model| json!({"prompt": format!("a frame by {model}"), "model": model}));
+    json!({"items": items.collect::<Vec<_>>()})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_can_stops_what_it_makes_of_a_cancelled_batch_and_that_is_refunded() {
+    let profile = Profile { latency_ms: (600_000, 600_000), ..slow().profile };
+    let app = TestApp::start(TestSettings { models: accounts_that_stop(100), profile, slots: 4, ..slow() }).await;
+    let customer = app.customer(100_000).await;
+    let id = customer.order(&on(&["fal", "fal", "omni", "steady", "fal", "steady"])).await;
+    let other = customer.order(&on(&["fal"])).await;
+    app.until("four are being made", async || {
+        app.count("select count(*) from attempts where state = 'accepted'").await == 4
+    })
+    .await;
+    cancel(&customer, &id).await.expect(200);
+    let said = Instant::now();
+    app.until("only one is being made, and nothing waits", async || {
+        let batch = customer.batch(&id).await;
+        (batch.number("/counts/cancelled"), batch.number("/counts/in_progress")) == (5, 1)
+    })
+    .await;
+    println!("stopped after {:?}", said.elapsed());
+    let batch = customer.batch(&id).await;
+    assert_eq!((batch.number("/credits/refunded"), batch.number("/credits/held")), (5 * PRICE, PRICE));
+    app.until("the other batch is made", async || app.emulator.book().jobs.len() == 5).await;
+    app.emulator.advance_clock(600_000);
+    let batch = app.finished_batch(&customer, &id).await;
+    assert_eq!((batch.word("/status"), batch.number("/credits/charged")), ("partial", PRICE), "{}", batch.text);
+    assert_eq!(app.finished_batch(&customer, &other).await.word("/status"), "completed");
+    let types: Vec<Value> = customer.videos(&id).await.iter().map(|video| video["failure"]["type"].clone()).collect();
+    assert_eq!(types.iter().filter(|class| **class == json!("cancelled")).count(), 5);
+    let stopped = app.emulator.book().jobs.iter().filter(|job| job.cancelled).count();
+    assert_eq!(stopped, 3, "of the batch, each at a provider that can");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_finished_before_it_could_be_stopped_is_delivered_and_charged() {
+    let profile = Profile { latency_ms: (1_000, 1_000), ..slow().profile };
+    // nobody looks by himself
+    let app = TestApp::start(TestSettings { models: accounts_that_stop(600_000), profile, ..slow() }).await;
+    let customer = app.customer(100_000).await;
+    let id = customer.order(&on(&["fal", "omni"])).await;
+    app.until("both are made", async || {
+        app.count("select count(*) from attempts where state = 'accepted'").await == 2
+            && app.emulator.totals().completed == 2
+    })
+    .await;
+    cancel(&customer, &id).await.expect(200);
+    let batch = app.finished_batch(&customer, &id).await;
+    assert_eq!((batch.word("/status"), batch.number("/credits/charged")), ("completed", 2 * PRICE), "{}", batch.text);
+    assert!(app.emulator.book().jobs.iter().all(|job| !job.cancelled));
+    app.finish().await;
+}

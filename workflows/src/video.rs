@@ -35,7 +35,8 @@ closed_list! {
         Rejected(FailureClass) = "rejected",
         /// Submit: refused for a reason that is the account's own, and the model has another route.
         RouteRefused(FailureClass) = "route_refused",
-        /// Submit: the customer cancelled the batch before the attempt began. Provably nothing was bought by it.
+        /// Submit: the customer cancelled the batch before the attempt began. Provably nothing was bought by it. Poll: the
+        /// provider stopped the job, because the batch is cancelled and we asked for it.
         Cancelled = "cancelled",
         /// Submit: the batch was to be complete by a time that came before the attempt began. Nothing was bought by it.
         Expired = "expired",
@@ -190,10 +191,10 @@ fn after_poll(end: VideoEnd, spent: Spent) -> Option<VideoNext> {
         // that the video was finished, which was never seen; that the provider took the job and delivered nothing is known.
         VideoEnd::Gone => Some(retry_or_fail(FailureClass::ProviderFault, spent)),
         VideoEnd::DeadlinePassed => Some(retry_or_fail(FailureClass::Timeout, spent)),
+        VideoEnd::Cancelled => Some(VideoNext::Fail(FailureClass::Cancelled)),
         VideoEnd::Accepted
         | VideoEnd::Rejected(_)
         | VideoEnd::RouteRefused(_)
-        | VideoEnd::Cancelled
         | VideoEnd::Expired
         | VideoEnd::AnswerLost
         | VideoEnd::Found

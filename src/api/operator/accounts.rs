@@ -90,6 +90,10 @@ struct AccountShown {
     max_in_flight: Option<u32>,
     /// As the settings say; a limit that somebody set stands before it.
     requests_per_minute: Option<u32>,
+    /// What the videos may cost us that begin there in any `spend_window_secs` seconds, as the settings say; a limit that
+    /// somebody set stands before it. Absent while the settings limit nothing.
+    spend_credits: Option<u32>,
+    spend_window_secs: Option<u64>,
 }
 
 /// What stands against an account.
@@ -149,6 +153,8 @@ impl From<AccountState> for AccountShown {
             configured: state.limits.is_some(),
             max_in_flight: state.limits.map(|limits| limits.max_in_flight),
             requests_per_minute: state.limits.map(|limits| limits.requests_per_minute),
+            spend_credits: state.limits.and_then(|limits| limits.spend).map(|spend| spend.credits),
+            spend_window_secs: state.limits.and_then(|limits| limits.spend).map(|spend| spend.window.as_secs()),
         }
     }
 }

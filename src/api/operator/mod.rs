@@ -13,6 +13,7 @@ mod batches;
 mod limits;
 mod pauses;
 mod shown;
+mod tenants;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,12 +61,14 @@ enum Topic {
     Pauses,
     /// Batches of any tenant.
     Batches,
+    /// The customers.
+    Tenants,
 }
 
-type Api = (limits::LimitsApi, accounts::AccountsApi, pauses::PausesApi, batches::BatchesApi);
+type Api = (limits::LimitsApi, accounts::AccountsApi, pauses::PausesApi, batches::BatchesApi, tenants::TenantsApi);
 
 pub fn service() -> OpenApiService<Operations<Api>, ()> {
-    let api = (limits::LimitsApi, accounts::AccountsApi, pauses::PausesApi, batches::BatchesApi);
+    let api = (limits::LimitsApi, accounts::AccountsApi, pauses::PausesApi, batches::BatchesApi, tenants::TenantsApi);
     OpenApiService::new(Operations::new(api, PREFIX), "Freezeframe for operators", env!("CARGO_PKG_VERSION"))
         .description(include_str!("about.md"))
         .url_prefix(PREFIX)

@@ -8,7 +8,7 @@ use clap::Args;
 use super::Connection;
 use crate::cli::output::{self, plain};
 
-/// Cancel a batch: what has not begun is refunded, what is being made goes on.
+/// Cancel a batch: what has not begun is refunded, what is being made goes on unless the provider can stop it.
 #[derive(Args)]
 pub(super) struct CancelArgs {
     /// The batch's id

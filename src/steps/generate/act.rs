@@ -5,9 +5,13 @@ use tokio::time::Instant;
 
 use super::{Attempt, LeaseLost, account};
 use crate::domain::{FailureClass, Size};
-use crate::providers::{GenerationRequest, Handle, PollOutcome, SubmitOutcome, without_prompt};
+use crate::providers::{CancelOutcome, GenerationRequest, Handle, PollOutcome, SubmitOutcome, without_prompt};
 use crate::steps::record::{Reply, Transition};
 use crate::steps::reference::Lent;
+
+/// A provider that would not stop a job is asked so often in all: an answer may be lost, and a job may begin to be one that
+/// can be stopped.
+const STOPS_ASKED_MOST: u32 = 3;
 
 impl Attempt<'_> {
     /// The request, always with every option named: a provider's defaults cost money. `None` when the stored size is no
@@ -107,6 +111,7 @@ impl Attempt<'_> {
                 self.ready = Some(output);
                 Ok(VideoEnd::OutputReady)
             }
+            Ok(PollOutcome::Failed { .. }) if self.stop_promised => Ok(self.stopped_for_good()),
             Ok(PollOutcome::Failed { class, message, .. }) => {
                 self.message = Some(without_prompt(&message, &self.video.prompt));
                 Ok(VideoEnd::ProviderFailed(class))
@@ -116,7 +121,11 @@ impl Attempt<'_> {
                 self.message = Some(message);
                 let since = *self.gone_since.get_or_insert_with(Instant::now);
                 let believed = since.elapsed() >= self.studio.timing.lookup_settle;
-                Ok(if believed { VideoEnd::Gone } else { VideoEnd::StillRunning })
+                Ok(match believed {
+                    true if self.stop_promised => self.stopped_for_good(),
+                    true => VideoEnd::Gone,
+                    false => VideoEnd::StillRunning,
+                })
             }
             // not being able to ask says nothing about the job
             Err(error) => {
@@ -125,6 +134,35 @@ impl Attempt<'_> {
                 Ok(VideoEnd::StillRunning)
             }
         }
+    }
+
+    /// Whether the provider is to be asked to stop the job because its batch is cancelled.
+    fn wants_stop(&self) -> bool {
+        self.studio.cancelled.has(self.video.batch) && self.may_be_stopped()
+    }
+
+    /// Whether the provider can be asked to stop the job, and that could still be of use. Not before it is certain whose job
+    /// it is.
+    pub(super) fn may_be_stopped(&self) -> bool {
+        let can = self.provider.as_ref().is_some_and(|provider| provider.capabilities().cancel);
+        can && self.handle_written.is_none() && !self.stop_promised && self.stops_asked < STOPS_ASKED_MOST
+    }
+
+    /// Asks the provider to stop a job that nobody wants any more. What became of it is what polling says afterwards: a film
+    /// that was finished by then is stored and charged.
+    pub(super) async fn stop_cancelled_job(&mut self) {
+        let (true, Some(provider), Some(handle)) = (self.wants_stop(), &self.provider, &self.handle) else { return };
+        self.stops_asked += 1;
+        let outcome = provider.cancel(handle).await;
+        self.stop_promised = outcome == CancelOutcome::Cancelled;
+        tracing::info!(video = %self.video.lease.video, provider = %self.video.attempt.provider, ?outcome,
+            "asked the provider to stop a job of a cancelled batch");
+    }
+
+    /// The job was stopped because we asked for it.
+    fn stopped_for_good(&mut self) -> VideoEnd {
+        self.message = Some("The batch was cancelled, and the provider stopped making the video.".to_owned());
+        VideoEnd::Cancelled
     }
 
     /// A job that nobody waits for any more need not be finished, where the provider can stop it.

@@ -1,4 +1,5 @@
-//! Pauses, and what ends them early: a callback of the provider, or of a worker that held the video before.
+//! Pauses, and what ends them early: a callback of the provider, or of a worker that held the video before, or the
+//! cancellation of the batch.
 //!
 //! Always holds: a callback only moves a question forward in time; what it says is asked of the provider. A pause that the
 //! provider asked for is kept, callback or not.
@@ -23,7 +24,7 @@ const MAILBOX_EVERY: Duration = Duration::from_secs(15);
 const HINT_WITHIN: Duration = Duration::from_secs(5);
 
 impl Attempt<'_> {
-    /// Waits before a step is repeated: for the step's own pause, or until the provider calls. Some variation keeps thousands
+    /// Waits before a step is repeated: for the step's own pause, or until the provider calls or the batch is cancelled. Some variation keeps thousands
     /// of videos of one batch from asking at the same moment.
     pub(super) async fn rest_before(&mut self, step: VideoStep) {
         let base = match step {
@@ -36,14 +37,28 @@ impl Attempt<'_> {
         let left = end.saturating_duration_since(Instant::now());
         let wished = std::mem::take(&mut self.rest).min(left);
         let pause = base.mul_f64(rand::rng().random_range(0.9..=1.1)).max(wished).min(left);
-        let Some(ear) = self.ear.as_ref().filter(|_| matches!(step, VideoStep::Poll | VideoStep::LookUp)) else {
-            return tokio::time::sleep(pause).await;
-        };
         let until = Instant::now() + pause;
         tokio::time::sleep(wished).await;
+        let ear = self.ear.as_ref().filter(|_| matches!(step, VideoStep::Poll | VideoStep::LookUp));
+        let called = async {
+            match ear {
+                Some(ear) => ear.called().await,
+                None => std::future::pending().await,
+            }
+        };
+        // whoever was asked to stop the job is asked again at the step's own pace
+        let heeds = step == VideoStep::Poll && self.stops_asked == 0 && self.may_be_stopped();
+        let (cancellations, batch) = (&self.studio.cancelled, self.video.batch);
+        let cancelled = async {
+            match heeds {
+                true => cancellations.until(batch).await,
+                false => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = tokio::time::sleep_until(until) => {}
-            () = ear.called() => self.mailbox_asked = None,
+            () = called => self.mailbox_asked = None,
+            () = cancelled => {}
         }
     }
 

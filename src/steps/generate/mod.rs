@@ -88,6 +88,9 @@ struct Attempt<'a> {
     gone_since: Option<Instant>,
     /// Hears what the provider calls about the attempt; `None` where it does not call.
     ear: Option<Ear>,
+    /// How often the provider was asked to stop the job because its batch is cancelled, and whether it said that it would.
+    stops_asked: u32,
+    stop_promised: bool,
     /// How often the order was repeated under its key by this worker.
     repeats: u32,
     /// When the mailbox was last asked for the job, and whether there was no call since.
@@ -123,6 +126,8 @@ impl<'a> Attempt<'a> {
             studio,
             provider,
             ear: calls.then(|| studio.ears.listen(&video.attempt.provider, video.attempt.id)),
+            stops_asked: 0,
+            stop_promised: false,
             repeats: 0,
             mailbox_asked: None,
             deadline,
@@ -225,7 +230,10 @@ impl<'a> Attempt<'a> {
             VideoStep::LookUp if poisoned => Ok(VideoEnd::Poisoned),
             VideoStep::LookUp => self.look_up().await,
             VideoStep::Poll if poisoned => Ok(VideoEnd::ProviderFailed(FailureClass::Poison)),
-            VideoStep::Poll => self.poll().await,
+            VideoStep::Poll => {
+                self.stop_cancelled_job().await;
+                self.poll().await
+            }
             VideoStep::Store => self.store().await,
         }
     }
@@ -331,7 +339,7 @@ impl<'a> Attempt<'a> {
                     }
                     Some(_) => {}
                 }
-                if failure.is_some() {
+                if failure.is_some() && end != VideoEnd::Cancelled {
                     self.drop_abandoned_job().await;
                 }
             }

@@ -24,6 +24,13 @@ pub struct Close {
     pub credits: CreditMove,
 }
 
+impl Close {
+    /// The video ends because its batch was cancelled.
+    fn stopped_by_customer(&self) -> bool {
+        matches!(self.verdict, Verdict::Fail) && self.attempt.failure == Some(FailureClass::Cancelled)
+    }
+}
+
 /// How the attempt itself ended.
 #[derive(Clone, Debug)]
 pub struct AttemptEnd {
@@ -115,7 +122,9 @@ pub(super) async fn write(
     settle(conn, &new, &by_video).await?;
     let ended: Vec<&Close> = new.iter().filter_map(|row| by_video.get(&row.video).copied()).collect();
     late::begin(conn, &ended).await?;
-    let complete = move_counters(conn, &new).await?;
+    let stopped: HashSet<VideoId> =
+        ended.iter().filter(|close| close.stopped_by_customer()).map(|c| c.lease.video).collect();
+    let complete = move_counters(conn, &new, &stopped).await?;
     delete_jobs(conn, &new, &by_video).await?;
     queue::push(conn, queue::names::FINALIZE, &complete, RunAt::Now).await?;
     Ok(())
@@ -189,6 +198,8 @@ async fn settle(
 struct Tally {
     succeeded: i32,
     failed: i32,
+    /// Of the failed: those of a cancelled batch that the provider stopped.
+    cancelled: i32,
     waiting: i32,
 }
 
@@ -225,8 +236,12 @@ pub(super) async fn land(
     Ok(())
 }
 
-/// Counts in bulk; answers the batches of which every video is settled now.
-async fn move_counters(conn: &mut PgConnection, closed: &[&Closed]) -> Result<Vec<ulid::Ulid>, sqlx::Error> {
+/// Counts in bulk, the `stopped` as cancelled; answers the batches of which every video is settled now.
+async fn move_counters(
+    conn: &mut PgConnection,
+    closed: &[&Closed],
+    stopped: &HashSet<VideoId>,
+) -> Result<Vec<ulid::Ulid>, sqlx::Error> {
     if closed.is_empty() {
         return Ok(vec![]);
     }
@@ -238,7 +253,9 @@ async fn move_counters(conn: &mut PgConnection, closed: &[&Closed]) -> Result<Ve
             *landed.entry((row.batch, &row.model, provider)).or_default() += 1;
         }
         lanes.entry((row.batch, &row.model)).or_default().count(row.state);
-        batches.entry(row.batch).or_default().count(row.state);
+        let batch = batches.entry(row.batch).or_default();
+        batch.count(row.state);
+        batch.cancelled += i32::from(stopped.contains(&row.video));
     }
     let lane_batches: Vec<String> = lanes.keys().map(|(batch, _)| batch.bare()).collect();
     let lane_models: Vec<String> = lanes.keys().map(|(_, model)| (*model).to_owned()).collect();
@@ -258,14 +275,16 @@ async fn move_counters(conn: &mut PgConnection, closed: &[&Closed]) -> Result<Ve
     land(conn, &landed).await?;
     let complete = sqlx::query_scalar!(
         r#"with counted as (
-               update batches b set succeeded = b.succeeded + i.succeeded, failed = b.failed + i.failed
-               from unnest($1::text[], $2::int[], $3::int[]) as i (batch_id, succeeded, failed)
+               update batches b set succeeded = b.succeeded + i.succeeded, failed = b.failed + i.failed,
+                   cancelled = b.cancelled + i.cancelled
+               from unnest($1::text[], $2::int[], $3::int[], $4::int[]) as i (batch_id, succeeded, failed, cancelled)
                where b.id = i.batch_id
                returning b.id, b.total - b.succeeded - b.failed as remaining, i.succeeded + i.failed as settled)
            select id as "id: BatchId" from counted where remaining = 0 and settled > 0"#,
         &batches.keys().map(|batch| batch.bare()).collect::<Vec<_>>(),
         &batches.values().map(|t| t.succeeded).collect::<Vec<_>>(),
         &batches.values().map(|t| t.failed).collect::<Vec<_>>(),
+        &batches.values().map(|t| t.cancelled).collect::<Vec<_>>(),
     )
     .fetch_all(conn)
     .await?;

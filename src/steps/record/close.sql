@@ -11,6 +11,10 @@ with input as (
         as i (video_id, epoch, n, attempt_state, handle, class, message,
             video_state, output_key, output_bytes, output_sha256, delay_ms, spends, accounts_fault,
             thumbnail_kind, thumbnail_bytes, thumbnail_sha256, claim_id)
+), refused as materialized (
+    -- provably nothing was bought: what the turn was counted for counts no more
+    select v.id, v.turn_until, v.turn_credits from input i join videos v on v.id = i.video_id
+    where i.attempt_state = 'rejected' and v.turn_credits > 0
 ), closed as (
     update videos v set
         state = i.video_state::video_state,
@@ -27,12 +31,16 @@ with input as (
         output_key = i.output_key, output_bytes = i.output_bytes, output_sha256 = i.output_sha256,
         thumbnail_kind = i.thumbnail_kind, thumbnail_bytes = i.thumbnail_bytes, thumbnail_sha256 = i.thumbnail_sha256,
         attempts_spent = v.attempts_spent + i.spends::integer,
-        turn_until = null,
+        turn_until = null, turn_credits = null,
         waits = case when i.video_state = 'waiting' and not i.spends then v.waits + 1 else 0 end
     from input i
     where v.id = i.video_id and v.lease_epoch = i.epoch and v.claim_id = i.claim_id and v.state = 'running'
     returning v.id, v.batch_id, v.model, v.provider, v.price_credits, v.price_offset, v.state,
         i.n, i.attempt_state, i.handle, i.class, i.message
+), unspent as (
+    insert into account_spend (account, slot, credits)
+    select c.provider, spend_slot(r.turn_until), -sum(r.turn_credits) from refused r join closed c on c.id = r.id
+    where c.provider is not null and r.turn_until is not null group by 1, 2
 ), ended as (
     update attempts a set
         state = c.attempt_state::attempt_state, finished_at = now(),

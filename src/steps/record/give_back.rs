@@ -12,7 +12,7 @@ use ulid::Ulid;
 use crate::accounts::Account;
 use crate::domain::{BatchId, TenantId, VideoId};
 use crate::metrics;
-use crate::scheduler::{self, Subject, UnusedTurn};
+use crate::scheduler::{self, Subject, Unspent, UnusedTurn};
 
 /// What is given back of a lane.
 #[derive(Default)]
@@ -36,8 +36,8 @@ pub(super) async fn write(
     // the video that each lets through all the same
     let spared = |account: &&Account| account.probe_video.clone().filter(|video| !account.turns_away(video));
     let rows = sqlx::query!(
-        r#"with before as (select id, turn_until from videos where id = any($1))
-           update videos v set state = 'waiting', turn_until = null,
+        r#"with before as (select id, turn_until, turn_credits from videos where id = any($1))
+           update videos v set state = 'waiting', turn_until = null, turn_credits = null,
                eligible_at = case when v.attempts_made > 0 then now() end
            from before b
            where v.id = b.id and v.state = 'released'
@@ -52,7 +52,7 @@ pub(super) async fn write(
                    where s.name = v.provider and s.spared is distinct from v.id))
                and not exists (select from attempts a where a.video_id = v.id and a.finished_at is null)
            returning v.id as "id: VideoId", v.batch_id as "batch: BatchId", v.tenant_id as "tenant: TenantId", v.model,
-               v.provider as "provider!", v.position, v.attempts_made, b.turn_until, b.turn_until < clock_timestamp() as late"#,
+               v.provider as "provider!", v.position, v.attempts_made, b.turn_until, b.turn_credits, b.turn_until < clock_timestamp() as late"#,
         videos,
         &shut.iter().map(|account| account.name.clone()).collect::<Vec<_>>(),
         &shut.iter().map(spared).collect::<Vec<_>>() as &[Option<String>],
@@ -82,6 +82,10 @@ pub(super) async fn write(
         subjects.map(|subject| UnusedTurn { subject, until, late })
     });
     scheduler::give_turns_back(conn, &turns.collect::<Vec<_>>()).await?;
+    let unspent = rows.iter().filter_map(|row| {
+        Some(Unspent { account: row.provider.clone(), turn_until: row.turn_until?, credits: row.turn_credits? })
+    });
+    scheduler::give_spend_back(conn, &unspent.collect::<Vec<_>>()).await?;
     let late = rows.iter().filter(|row| row.late == Some(true)).count();
     metrics::videos_given_back("turn_over", late as u64);
     metrics::videos_given_back("not_to_begin", (rows.len() - late) as u64);

@@ -1,6 +1,6 @@
 //! Withdrawing: what waits of a batch that was cancelled, or that was to be complete by now, ends as failed and is refunded at
 //! once. What was released and has not begun comes back to wait when a worker would claim it (see `give_back`), and is
-//! withdrawn then; what is under way goes on to its end.
+//! withdrawn then; what is under way goes on to its end, unless its provider can stop it.
 //!
 //! Always holds: a video with a live attempt is never withdrawn, because it does not wait; videos, counters, refunds and the
 //! batch's `finalize` job are one transaction for each group of a batch. Processes that do it at the same moment do different
@@ -121,7 +121,7 @@ async fn end_videos(
     sqlx::query_as!(
         Withdrawn,
         r#"update videos v set state = 'failed', finished_at = now(), failure_class = $2::text::failure_class,
-               failure_message = $3, eligible_at = null, turn_until = null, waits = 0,
+               failure_message = $3, eligible_at = null, turn_until = null, turn_credits = null, waits = 0,
                reference_image = case when reference_image like 'sha256:%' then reference_image end,
                image_forgotten = case when reference_image not like 'sha256:%' then true end
            where id in (select id from videos where batch_id = $1 and state = 'waiting' order by position limit $4)
