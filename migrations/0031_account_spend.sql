@@ -8,11 +8,12 @@ alter table limits add constraint limits_rule_check check (rule in ('videos_per_
 
 -- What the video's present turn was counted for at its account; it counts no more when the turn was not used or nothing was
 -- bought.
-alter table videos add column turn_credits bigint check (turn_credits >= 0);
+alter table videos add column turn_credits bigint;
+alter table videos add constraint videos_turn_credits_check check (turn_credits >= 0) not valid;
 
 -- What is spent counts from the release on and for a window after the slot of ten seconds in which the turn ends.
 create function spend_slot(turn_until timestamptz) returns timestamptz
-    language sql immutable parallel safe
+    language sql stable parallel safe
     return date_bin(interval '10 seconds', turn_until, timestamptz '2000-01-01 00:00:00+00') + interval '10 seconds';
 
 -- Nobody updates a row, so nobody waits for one: a row for each wave of releases and account, and one less than nothing for

@@ -125,6 +125,11 @@ fn start_regular_work(studio: &Arc<Studio>, settings: &WorkerSettings, stop: &Ca
         async move { withdraw(&studio).await }
     }));
     let (own, ended) = with();
+    beside.spawn(regularly(WITHDRAW_EVERY, ended, move || {
+        let studio = own.clone();
+        async move { look_for_cancellations(&studio).await }
+    }));
+    let (own, ended) = with();
     beside.spawn(regularly(every * SWEEPS_PER_PURGE, ended.clone(), move || {
         let (studio, stop) = (own.clone(), ended.clone());
         async move { purge(&studio, &stop).await }
@@ -160,10 +165,13 @@ where
     }
 }
 
-async fn withdraw(studio: &Studio) {
+async fn look_for_cancellations(studio: &Studio) {
     if let Err(error) = studio.cancelled.look(&studio.db).await {
         tracing::warn!(%error, "cancelled batches could not be read; they are looked for again");
     }
+}
+
+async fn withdraw(studio: &Studio) {
     if let Err(error) = steps::record::withdraw(&studio.db).await {
         tracing::warn!(?error, "cancelled or overdue videos were not withdrawn; they are tried again");
     }

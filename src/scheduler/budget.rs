@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::Route;
 use super::lane::OpenLane;
 use super::pace::{Paces, Place, ShareTurns, UNLIMITED};
 use super::routes::{Blocked, OpenRoute, OpenRoutes};
@@ -42,7 +43,22 @@ struct AtAccount {
     room: i64,
     /// Credits that are left to spend there; `None`: nobody limits them.
     left: Option<i64>,
+    /// Whether it got a video in this round.
+    used: bool,
     place: Place,
+}
+
+impl AtAccount {
+    /// Whether what is left pays for one more video, whichever that is. What each costs is known where it is chosen, so
+    /// towards the end a round gives out one alone: if that is too dear, it is the one whose turn it is that waits.
+    fn affords(&self, route: &Route) -> bool {
+        self.left.is_none_or(|left| left >= route.dearest() || (!self.used && left >= route.cheapest()))
+    }
+
+    fn spend(&mut self, route: &Route) {
+        self.used = true;
+        self.left = self.left.map(|left| left - route.dearest());
+    }
 }
 
 /// The paces of a lane other than its account's.
@@ -118,7 +134,7 @@ impl<'a> Budget<'a> {
                     let free = i64::from(open.limits.max_in_flight) - under_way;
                     let place = paces.place(&Subject::Account(name.to_owned()), open.limits.requests_per_minute);
                     let left = purses.get(name).copied();
-                    AtAccount { room: if open.probe { free.min(1) } else { free }, left, place }
+                    AtAccount { room: if open.probe { free.min(1) } else { free }, left, used: false, place }
                 });
                 want(account.place);
             }
@@ -193,16 +209,14 @@ impl<'a> Budget<'a> {
             return Room::Full(WaitingReason::NoRoute);
         };
         let refused = |reason| if open.probe { Room::Probed(reason) } else { Room::Full(reason) };
-        // what each video costs is known where it is chosen: there the release stops exactly
-        let cost = open.route.cheapest();
-        if account.room <= 0 || account.left.is_some_and(|left| left < cost) {
+        if account.room <= 0 || !account.affords(open.route) {
             return refused(WaitingReason::ProviderLimit);
         }
         if let Err(full) = self.paces.take(&passing(&paced.places, account.place)) {
             return refused(paced.subjects.get(full).map_or(WaitingReason::ProviderLimit, reason_of));
         }
         account.room -= 1;
-        account.left = account.left.map(|left| left - cost);
+        account.spend(open.route);
         let rooms = [self.tenants.get_mut(&lane.tenant), self.models.get_mut(lane.model.as_str())];
         rooms.into_iter().flatten().for_each(|room| *room -= 1);
         Room::Yes
@@ -213,6 +227,7 @@ impl<'a> Budget<'a> {
         let paced = self.paced.get(at);
         let mut subjects = paced.map(|paced| paced.subjects.clone()).unwrap_or_default();
         let mut places = paced.map(|paced| paced.places.clone()).unwrap_or_default();
+        let spends = self.accounts.get(account).is_some_and(|at_account| at_account.left.is_some());
         if let Some(at_account) = self.accounts.get(account) {
             subjects.push(Subject::Account(account.to_owned()));
             places.push(at_account.place);
@@ -220,7 +235,8 @@ impl<'a> Budget<'a> {
         let plenty =
             |place: &Place| self.paces.has_plenty_for(*place, self.wanted.get(place).copied().unwrap_or(u32::MAX));
         let valid = match paced.is_some_and(|paced| paced.with_images) {
-            _ if places.iter().all(plenty) => LOOSE,
+            // what is spent counts for as long as a turn may be used
+            _ if !spends && places.iter().all(plenty) => LOOSE,
             true => self.valid.max(WITH_IMAGES),
             false => self.valid,
         };

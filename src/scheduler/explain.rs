@@ -43,14 +43,14 @@ pub struct RuleState {
     pub limit: u32,
     pub source: Source,
     pub used: u32,
-    /// When there is room again, if nothing else starts meanwhile. `None` while there is room, and for what is in flight:
+    /// When there is room again, if nothing else starts meanwhile: of a spend, for the model's dearest video. `None` while there is room, and for what is in flight:
     /// then whenever a video ends. Of a pause: when it ends by itself.
     pub free_at: Option<DateTime<Utc>>,
 }
 
 impl RuleState {
     pub fn is_full(&self) -> bool {
-        self.used >= self.limit
+        self.used >= self.limit || self.free_at.is_some()
     }
 }
 
@@ -126,7 +126,8 @@ pub async fn explain(db: &Database, asked: &Asked<'_>) -> Result<Option<Explanat
     shown.extend(at_once.map(|room| view.in_flight(Scope::Model, asked.model, (room, Source::Settings), model_busy)));
     let mut routes = routes(asked, &rules, (&open, &accounts), &view, &under_way.at_accounts);
     for route in &mut routes {
-        route.rules.extend(spend_of(conn, &rules, &view, &route.account).await?);
+        let dearest = asked.plan.models.get(asked.model).map_or(1, |model| model.dearest_at(&route.account));
+        route.rules.extend(spend_of(conn, &rules, &view, (&route.account, dearest)).await?);
     }
     let waiting = || lanes.iter().filter(|lane| lane.tenant == asked.tenant && lane.model == asked.model);
     let paused = |lane: &&OpenLane| lane.paused || limits.paused(Scope::Batch, &lane.batch.bare());
@@ -177,10 +178,10 @@ async fn spend_of(
     conn: &mut PgConnection,
     rules: &Rules<'_>,
     view: &View<'_>,
-    account: &str,
+    (account, dearest): (&str, i64),
 ) -> Result<Vec<RuleState>, sqlx::Error> {
     let Some(limit) = rules.account(account).and_then(|limits| limits.spend) else { return Ok(vec![]) };
-    let (spent, free_at) = spend::state(conn, account, limit).await?;
+    let (spent, free_at) = spend::state(conn, account, (limit, dearest)).await?;
     let used = u32::try_from(spent.max(0)).unwrap_or(u32::MAX);
     let secs = u32::try_from(limit.window.as_secs()).unwrap_or(u32::MAX);
     let state = |rule, seed, used, free_at| {

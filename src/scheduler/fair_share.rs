@@ -155,6 +155,13 @@ impl FairShare {
     }
 }
 
+impl FairShare {
+    /// Videos of a share that were not released after all.
+    pub(super) fn take_back(&mut self, share: &Share, videos: u32) {
+        self.served.take_back(share.tenant, share.weight.into(), videos);
+    }
+}
+
 /// What a tenant that wants more could have no more of; what it shares with others rather than what is its own.
 fn shortages(queue: &Queue<'_>, budget: &Budget<'_>) -> Vec<ShortOf> {
     let refused = queue.demands.iter().filter(|demand| demand.wants_more());
@@ -218,6 +225,8 @@ fn shares(demand: &Demand<'_>, budget: &Budget<'_>) -> Vec<Share> {
         let Some(open) = open.get(*at) else { continue };
         shares.push(Share {
             batch: lane.batch,
+            tenant: lane.tenant,
+            weight: budget.weight(lane.tenant),
             model: lane.model.clone(),
             part: demand.part.clone(),
             videos: *videos,

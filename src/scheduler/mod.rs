@@ -345,6 +345,7 @@ impl Scheduler {
                 taken
             });
             self.paces.untake(&share.turns.places, share.videos - taken);
+            self.fair.take_back(share, share.videos - taken);
         }
         for ((subject, valid), videos) in &released.turns {
             let valid_until = released.at + i64::try_from(valid.as_micros()).unwrap_or(i64::MAX / 2);

@@ -28,6 +28,11 @@ impl Route {
         self.costs.iter().map(|cost| cost.credits).min().unwrap_or(1).max(1)
     }
 
+    /// What the dearest video costs there, 1 credit at the least.
+    pub(super) fn dearest(&self) -> i64 {
+        self.costs.iter().map(|cost| cost.credits).max().unwrap_or(1).max(1)
+    }
+
     /// What a video costs there on the average of those on offer, 1 credit at the least.
     pub(super) fn mean_cost(&self) -> f64 {
         let all: i64 = self.costs.iter().map(|cost| cost.credits).sum();
@@ -59,13 +64,18 @@ pub struct RoutePlan {
     pub accounts: HashMap<String, AccountLimits>,
 }
 
+impl ModelRoutes {
+    /// What its dearest video costs at an account, 1 credit at the least.
+    pub(super) fn dearest_at(&self, account: &str) -> i64 {
+        self.routes.iter().filter(|route| route.provider == account).map(Route::dearest).max().unwrap_or(1)
+    }
+}
+
 impl RoutePlan {
     /// What the dearest video that can be ordered costs at an account, and its model.
     pub fn dearest_at(&self, account: &str) -> Option<(i64, &str)> {
-        let routes = self.models.iter().flat_map(|(name, model)| model.routes.iter().map(move |route| (name, route)));
-        let at_account = routes.filter(|(_, route)| route.provider == account);
-        let dearest =
-            at_account.filter_map(|(name, route)| Some((route.costs.iter().map(|cost| cost.credits).max()?, name)));
-        dearest.max().map(|(credits, name)| (credits, name.as_str()))
+        let led = |model: &ModelRoutes| model.routes.iter().any(|route| route.provider == account);
+        let models = self.models.iter().filter(|(_, model)| led(model));
+        models.map(|(name, model)| (model.dearest_at(account), name.as_str())).max()
     }
 }

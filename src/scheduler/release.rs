@@ -55,6 +55,9 @@ impl Part {
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     pub(super) batch: BatchId,
+    pub(super) tenant: TenantId,
+    /// The tenant's beside others.
+    pub(super) weight: u32,
     pub(super) model: String,
     pub(super) part: Part,
     pub(super) videos: u32,

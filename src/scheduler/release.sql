@@ -37,15 +37,15 @@ with share as (
 ), purse as (
     select * from unnest($16::text[], $17::bigint[]) as p (provider, credits)
 ), priced as (
-    select p.*, sum(p.credits) over (partition by p.provider order by p.nth, p.eligible_at nulls last, p.position) as upto
-    from (
-        select c.*, coalesce(k.credits, c.price_credits) as credits
-        from chosen c left join cost k on k.model = c.model and k.provider = c.provider
-            and k.upstream_model = c.upstream_model and k.seconds = c.seconds and k.size = c.size
-    ) p
+    select c.*, coalesce(k.credits, c.price_credits) as credits
+    from chosen c left join cost k on k.model = c.model and k.provider = c.provider
+        and k.upstream_model = c.upstream_model and k.seconds = c.seconds and k.size = c.size
 ), judged as (
-    select p.*, purse.credits is null or p.upto <= purse.credits as affordable
-    from priced p left join purse on purse.provider = p.provider
+    select p.*, true as affordable from priced p where p.provider not in (select provider from purse)
+    union all
+    select p.*, sum(p.credits) over (partition by p.provider order by p.nth, p.eligible_at nulls last, p.position)
+        <= purse.credits
+    from priced p join purse on purse.provider = p.provider
 ), released as (
     update videos v set state = 'released', eligible_at = null, avoid = null,
         provider = c.provider, upstream_model = c.upstream_model, turn_until = now() + c.valid_ms * interval '1 ms',
@@ -56,7 +56,7 @@ with share as (
     -- videos that another account took may stand behind one that this one could not afford
     update batch_lanes l set waiting = l.waiting - r.videos,
         next_position = greatest(l.next_position, least(r.last_first + 1, d.first)),
-        released_below = greatest(l.released_below, least(r.last_first + 1, d.first))
+        released_below = greatest(l.released_below, r.last_first + 1)
     from (select batch_id, model, count(*)::integer as videos, max(first_position) as last_first
         from released group by batch_id, model) r
     left join (select batch_id, model, min(first_position) as first from judged where not affordable

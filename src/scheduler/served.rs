@@ -56,6 +56,13 @@ impl Served {
         *self.tenants.entry(tenant).or_default() += 1.0 / weight;
     }
 
+    /// Videos that it was served and did not get after all.
+    pub(super) fn take_back(&mut self, tenant: TenantId, weight: f64, videos: u32) {
+        if let Some(served) = self.tenants.get_mut(&tenant) {
+            *served = (*served - f64::from(videos) / weight).max(0.0);
+        }
+    }
+
     /// The round is over: these wanted more; of those the `short` had to go without something else than slots. What a whole
     /// group was short of it saves up for `one_video` at the most, all of it alike, so that its members stand to each other as
     /// they did.

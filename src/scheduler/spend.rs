@@ -55,6 +55,7 @@ pub(super) type Purses = HashMap<String, i64>;
 pub(super) struct Spend {
     /// What was left when the next video was too dear, and when that was.
     too_small: HashMap<String, (i64, Instant)>,
+    limits: HashMap<String, SpendLimit>,
 }
 
 impl Spend {
@@ -64,6 +65,7 @@ impl Spend {
         self.too_small
             .retain(|account, (_, since)| limits.contains_key(account.as_str()) && since.elapsed() < ASKED_AGAIN_AFTER);
         let spent = spent(conn, &limits).await?;
+        self.limits = limits.iter().map(|(account, limit)| ((*account).to_owned(), *limit)).collect();
         let left = |(account, limit): (&&str, &SpendLimit)| {
             let left = i64::from(limit.credits) - spent.get(*account).copied().unwrap_or(0);
             let too_small = self.too_small.get(*account).is_some_and(|(was_left, _)| left <= *was_left);
@@ -77,6 +79,13 @@ impl Spend {
         for account in &released.too_dear {
             let Some(left) = purses.get(account) else { continue };
             let left = left - released.credits.get(account).copied().unwrap_or(0);
+            if let Some(limit) = self.limits.get(account).filter(|limit| left >= i64::from(limit.credits)) {
+                tracing::warn!(
+                    account,
+                    spend_credits = limit.credits,
+                    "the next video costs more than all that may be spent at this account: nothing begins there until the limit is raised"
+                );
+            }
             self.too_small.insert(account.clone(), (left, Instant::now()));
         }
     }
@@ -103,11 +112,12 @@ async fn spent(
     Ok(rows.into_iter().map(|row| (row.account, row.credits)).collect())
 }
 
-/// What counts at one account, and when it is less than the limit, if nothing more begins; `None` when that is so now.
+/// What counts at one account, and when there is room for a video of that `cost`, if nothing more begins; `None` when there is
+/// now, or will never be.
 pub(super) async fn state(
     conn: &mut PgConnection,
     account: &str,
-    limit: SpendLimit,
+    (limit, cost): (SpendLimit, i64),
 ) -> Result<(i64, Option<DateTime<Utc>>), sqlx::Error> {
     let rows = sqlx::query!(
         r#"select slot + $2::float8 * interval '1 ms' as "until!", sum(credits)::bigint as "credits!" from account_spend
@@ -118,13 +128,14 @@ pub(super) async fn state(
     .fetch_all(conn)
     .await?;
     let spent: i64 = rows.iter().map(|row| row.credits).sum();
-    if spent < i64::from(limit.credits) {
+    let has_room = |spent: i64| spent + cost <= i64::from(limit.credits);
+    if has_room(spent) {
         return Ok((spent, None));
     }
     let mut left = spent;
     let free = rows.iter().find_map(|row| {
         left -= row.credits;
-        (left < i64::from(limit.credits)).then_some(row.until)
+        has_room(left).then_some(row.until)
     });
     Ok((spent, free))
 }

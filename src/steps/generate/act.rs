@@ -13,6 +13,15 @@ use crate::steps::reference::Lent;
 /// can be stopped.
 const STOPS_ASKED_MOST: u32 = 3;
 
+/// A wish to have a job stopped.
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    /// How often the provider was asked.
+    pub(super) asked: u32,
+    /// It said that it would.
+    promised: bool,
+}
+
 impl Attempt<'_> {
     /// The request, always with every option named: a provider's defaults cost money. `None` when the stored size is no
     /// size, which admission does not let through.
@@ -111,7 +120,7 @@ impl Attempt<'_> {
                 self.ready = Some(output);
                 Ok(VideoEnd::OutputReady)
             }
-            Ok(PollOutcome::Failed { .. }) if self.stop_promised => Ok(self.stopped_for_good()),
+            Ok(PollOutcome::Failed { class, .. }) if self.was_stopped(class) => Ok(self.stopped_for_good()),
             Ok(PollOutcome::Failed { class, message, .. }) => {
                 self.message = Some(without_prompt(&message, &self.video.prompt));
                 Ok(VideoEnd::ProviderFailed(class))
@@ -122,7 +131,7 @@ impl Attempt<'_> {
                 let since = *self.gone_since.get_or_insert_with(Instant::now);
                 let believed = since.elapsed() >= self.studio.timing.lookup_settle;
                 Ok(match believed {
-                    true if self.stop_promised => self.stopped_for_good(),
+                    true if self.stop.promised => self.stopped_for_good(),
                     true => VideoEnd::Gone,
                     false => VideoEnd::StillRunning,
                 })
@@ -138,28 +147,32 @@ impl Attempt<'_> {
 
     /// Whether the provider is to be asked to stop the job because its batch is cancelled.
     fn wants_stop(&self) -> bool {
-        self.studio.cancelled.has(self.video.batch) && self.may_be_stopped()
+        self.studio.cancelled.has(self.video.batch) && self.may_be_stopped() && self.handle_written.is_none()
     }
 
-    /// Whether the provider can be asked to stop the job, and that could still be of use. Not before it is certain whose job
-    /// it is.
+    /// Whether the provider can be asked to stop the job, and that could still be of use.
     pub(super) fn may_be_stopped(&self) -> bool {
         let can = self.provider.as_ref().is_some_and(|provider| provider.capabilities().cancel);
-        can && self.handle_written.is_none() && !self.stop_promised && self.stops_asked < STOPS_ASKED_MOST
+        can && !self.stop.promised && self.stop.asked < STOPS_ASKED_MOST
     }
 
     /// Asks the provider to stop a job that nobody wants any more. What became of it is what polling says afterwards: a film
     /// that was finished by then is stored and charged.
     pub(super) async fn stop_cancelled_job(&mut self) {
         let (true, Some(provider), Some(handle)) = (self.wants_stop(), &self.provider, &self.handle) else { return };
-        self.stops_asked += 1;
+        self.stop.asked += 1;
         let outcome = provider.cancel(handle).await;
-        self.stop_promised = outcome == CancelOutcome::Cancelled;
+        self.stop.promised = outcome == CancelOutcome::Cancelled;
         tracing::info!(video = %self.video.lease.video, provider = %self.video.attempt.provider, ?outcome,
             "asked the provider to stop a job of a cancelled batch");
     }
 
-    /// The job was stopped because we asked for it.
+    /// Whether a job that failed so was stopped because we asked for it, or somebody before us whose answer was lost.
+    fn was_stopped(&self, class: FailureClass) -> bool {
+        self.stop.promised || (self.stop.asked > 0 && class == FailureClass::ProviderFault)
+    }
+
+    /// What follows from it.
     fn stopped_for_good(&mut self) -> VideoEnd {
         self.message = Some("The batch was cancelled, and the provider stopped making the video.".to_owned());
         VideoEnd::Cancelled

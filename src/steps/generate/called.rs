@@ -20,6 +20,8 @@ use crate::providers::{Candidate, Handle, PollOutcome, Provider};
 /// So often the mailbox is asked for the job of a lost submission although nobody here heard a call: one may have come while
 /// nobody listened.
 const MAILBOX_EVERY: Duration = Duration::from_secs(15);
+/// The jobs of a cancelled batch are stopped over so long, and not all at the same moment.
+const STOPS_SPREAD: Duration = Duration::from_secs(2);
 /// How long a worker that has lost a video tries to say what it knows of it.
 const HINT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -47,13 +49,15 @@ impl Attempt<'_> {
             }
         };
         // whoever was asked to stop the job is asked again at the step's own pace
-        let heeds = step == VideoStep::Poll && self.stops_asked == 0 && self.may_be_stopped();
+        let heeds = step == VideoStep::Poll && self.stop.asked == 0 && self.may_be_stopped();
         let (cancellations, batch) = (&self.studio.cancelled, self.video.batch);
+        let spread = base.min(STOPS_SPREAD).mul_f64(rand::rng().random_range(0.0..=1.0));
         let cancelled = async {
-            match heeds {
-                true => cancellations.until(batch).await,
-                false => std::future::pending().await,
+            if !heeds {
+                std::future::pending::<()>().await;
             }
+            cancellations.until(batch).await;
+            tokio::time::sleep(spread).await;
         };
         tokio::select! {
             () = tokio::time::sleep_until(until) => {}

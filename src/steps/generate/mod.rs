@@ -88,9 +88,8 @@ struct Attempt<'a> {
     gone_since: Option<Instant>,
     /// Hears what the provider calls about the attempt; `None` where it does not call.
     ear: Option<Ear>,
-    /// How often the provider was asked to stop the job because its batch is cancelled, and whether it said that it would.
-    stops_asked: u32,
-    stop_promised: bool,
+    /// What became of the wish to stop the job because its batch is cancelled.
+    stop: act::Stop,
     /// How often the order was repeated under its key by this worker.
     repeats: u32,
     /// When the mailbox was last asked for the job, and whether there was no call since.
@@ -126,8 +125,7 @@ impl<'a> Attempt<'a> {
             studio,
             provider,
             ear: calls.then(|| studio.ears.listen(&video.attempt.provider, video.attempt.id)),
-            stops_asked: 0,
-            stop_promised: false,
+            stop: act::Stop::default(),
             repeats: 0,
             mailbox_asked: None,
             deadline,
@@ -248,6 +246,8 @@ impl<'a> Attempt<'a> {
         let Some(written) = &mut self.handle_written else { return Ok(false) };
         let told = match step {
             VideoStep::Submit | VideoStep::LookUp => return Ok(false),
+            // nobody's job is stopped either
+            VideoStep::Poll if self.studio.cancelled.has(self.video.batch) => written.await.ok(),
             VideoStep::Poll => match written.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) => return Ok(false),
                 told => told.ok(),

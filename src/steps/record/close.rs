@@ -48,6 +48,13 @@ pub struct AttemptEnd {
     pub may_succeed: bool,
 }
 
+impl AttemptEnd {
+    /// Whether that is certain: a list that does not show a job says less.
+    fn nothing_was_bought(&self) -> bool {
+        self.state == AttemptState::Rejected && !self.may_succeed
+    }
+}
+
 /// A file in our store, verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
@@ -165,6 +172,7 @@ async fn end_attempts(conn: &mut PgConnection, closes: &[(usize, &Close)]) -> Re
         &pictures().map(|p| p.and_then(|p| i32::try_from(p.bytes).ok())).collect::<Vec<_>>() as &[Option<i32>],
         &pictures().map(|p| p.map(|p| p.sha256.to_vec())).collect::<Vec<_>>() as &[Option<Vec<u8>>],
         &each().map(|c| c.lease.claim.bare()).collect::<Vec<_>>(),
+        &each().map(|c| c.attempt.nothing_was_bought()).collect::<Vec<_>>(),
     )
     .fetch_all(conn)
     .await

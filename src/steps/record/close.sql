@@ -2,19 +2,19 @@
 -- $1 video, $2 epoch, $3 attempt, $4 attempt state, $5 handle, $6 attempt's failure class, $7 its message,
 -- $8 video state, $9 output key, $10 output bytes, $11 output SHA-256, $12 delay in ms, $13 whether an attempt is spent,
 -- $14 whether the account is to blame, so that the next attempt prefers another one, $15 thumbnail's kind, $16 its bytes,
--- $17 its SHA-256, $18 claim.
+-- $17 its SHA-256, $18 claim, $19 whether provably nothing was bought.
 -- Answers a row for each that took effect; `again` marks those that had taken effect before.
 with input as (
     select * from unnest($1::text[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[],
         $8::text[], $9::text[], $10::bigint[], $11::bytea[], $12::bigint[], $13::bool[], $14::bool[],
-        $15::text[], $16::int[], $17::bytea[], $18::text[])
+        $15::text[], $16::int[], $17::bytea[], $18::text[], $19::bool[])
         as i (video_id, epoch, n, attempt_state, handle, class, message,
             video_state, output_key, output_bytes, output_sha256, delay_ms, spends, accounts_fault,
-            thumbnail_kind, thumbnail_bytes, thumbnail_sha256, claim_id)
+            thumbnail_kind, thumbnail_bytes, thumbnail_sha256, claim_id, unbought)
 ), refused as materialized (
-    -- provably nothing was bought: what the turn was counted for counts no more
+    -- what the turn was counted for counts no more
     select v.id, v.turn_until, v.turn_credits from input i join videos v on v.id = i.video_id
-    where i.attempt_state = 'rejected' and v.turn_credits > 0
+    where i.unbought and v.turn_credits > 0 and v.lease_epoch = i.epoch and v.claim_id = i.claim_id and v.state = 'running'
 ), closed as (
     update videos v set
         state = i.video_state::video_state,
