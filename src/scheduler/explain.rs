@@ -43,8 +43,8 @@ pub struct RuleState {
     pub limit: u32,
     pub source: Source,
     pub used: u32,
-    /// When there is room again, if nothing else starts meanwhile: of a spend, for the model's dearest video. `None` while there is room, and for what is in flight:
-    /// then whenever a video ends. Of a pause: when it ends by itself.
+    /// When there is room again, if nothing else starts meanwhile; of a spend: for the model's dearest video. `None` while
+    /// there is room, and for what is in flight: then whenever a video ends. Of a pause: when it ends by itself.
     pub free_at: Option<DateTime<Utc>>,
 }
 

@@ -24,6 +24,7 @@ impl TenantsApi {
     ///
     /// Oldest first. Follow `next_cursor` until it is absent.
     #[oai(path = "/tenants", method = "get", operation_id = "listTenants")]
+    #[expect(clippy::too_many_arguments, reason = "each is a documented parameter of the operation")]
     async fn list(
         &self,
         _caller: Caller,
