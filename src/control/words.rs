@@ -193,8 +193,13 @@ mod tests {
     #[test]
     fn each_scope_has_its_own_rules() {
         assert!(rule_of(Scope::Model, Rule::VideosPerMinute).is_ok());
-        assert!(Rule::NUMBERS.into_iter().all(|rule| rule_of(Scope::Tenant, rule).is_ok()));
+        // what an account may cost is no rule of those who pay us
+        let of_accounts = |rule: &Rule| matches!(rule, Rule::SpendCredits | Rule::SpendWindowSecs);
+        for rule in Rule::NUMBERS {
+            assert_eq!(rule_of(Scope::Tenant, rule).is_err(), of_accounts(&rule), "{}", rule.name());
+        }
+        assert!(Scope::Account.rules().iter().filter(|rule| of_accounts(rule)).count() == 2);
         let refused = rule_of(Scope::Model, Rule::RequestsPerMinute).unwrap_err();
-        assert!(refused.contains("videos_per_minute and max_in_flight"), "{refused}");
+        assert!(refused.contains("videos_per_minute, max_in_flight"), "{refused}");
     }
 }

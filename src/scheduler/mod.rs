@@ -51,12 +51,13 @@ use crate::metrics;
 use budget::Budget;
 use fair_share::{FairShare, Shared};
 use leader::Leadership;
-use outlook::{Outlook, Present};
+use outlook::Outlook;
 use pace::Paces;
 use release::{Released, Share};
 use routes::OpenRoutes;
 use rules::Rules;
 use spend::Spend;
+use supplies::Present;
 use watch::Watch;
 
 pub use estimate::{Estimate, Wanted, estimate};
@@ -308,7 +309,7 @@ impl Scheduler {
         let leader = (self.leadership.holder(), epoch);
         let released = release::release(&self.db, leader, (&shares, &purses), self.settings.probe).await?;
         self.count_turns(&shares, &released);
-        self.spend.learn(&purses, &released);
+        self.spend.learn(&purses, &released.too_dear, &released.credits);
         self.outlook.begin(&released);
         metrics::videos_released(released.total().into());
         Ok(Round { waiting, released: released.total() as usize })

@@ -15,12 +15,8 @@ use tokio::task::JoinHandle;
 use super::durations::Durations;
 use super::forecast::{Begins, Flow, Supply, forecast};
 use super::lane::OpenLane;
-use super::pace::Paces;
 use super::release::Released;
-use super::routes::OpenRoutes;
-use super::rules::Rules;
-use super::spend::Purses;
-use super::supplies::Supplies;
+use super::supplies::{ModelTold, Present, Supplies};
 use crate::db::{self, Database};
 use crate::domain::{BatchId, TenantId};
 
@@ -57,22 +53,6 @@ impl Told {
         let ahead = (self.ahead - before.ahead).abs() * 20 > before.ahead || (self.ahead == 0) != (before.ahead == 0);
         ahead || moved(before.starts_at, self.starts_at) || moved(before.finishes_at, self.finishes_at)
     }
-}
-
-/// What everything that waits has to go by in this round.
-pub(super) struct Present<'a> {
-    pub(super) lanes: &'a [OpenLane],
-    pub(super) rules: &'a Rules<'a>,
-    pub(super) routes: &'a OpenRoutes<'a>,
-    pub(super) paces: &'a Paces,
-    /// Videos under way at each account.
-    pub(super) at_accounts: &'a HashMap<String, i64>,
-    /// What is left to spend at accounts where that is limited.
-    pub(super) purses: &'a Purses,
-    /// Slots of living workers.
-    pub(super) slots: i64,
-    /// By the database's clock.
-    pub(super) now: DateTime<Utc>,
 }
 
 /// What this leader expects and has told.
@@ -145,13 +125,6 @@ impl Outlook {
             told
         }));
     }
-}
-
-/// What is expected of a model for whoever asks now.
-pub(super) struct ModelTold {
-    pub(super) model: String,
-    pub(super) video_secs: Option<f64>,
-    pub(super) videos_per_minute: Option<f64>,
 }
 
 /// Everything that a forecast needs, free of the round.

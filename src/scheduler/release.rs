@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lane::OpenLane;
 use super::pace::ShareTurns;
-use super::spend::{Costing, Purses};
+use super::spend::Purses;
 use super::turns::{self, Turns};
 use super::{Route, leader};
 use crate::accounts;
@@ -268,6 +268,39 @@ pub(super) async fn release(
     }
     db::commit("release videos", tx).await?;
     Ok(released)
+}
+
+/// What videos of the routes of shares cost, as columns for `release.sql`.
+#[derive(Debug, Default)]
+struct Costing {
+    models: Vec<String>,
+    accounts: Vec<String>,
+    upstream_models: Vec<String>,
+    seconds: Vec<i32>,
+    sizes: Vec<String>,
+    credits: Vec<i64>,
+}
+
+impl Costing {
+    fn of(shares: &[Share]) -> Costing {
+        let mut costing = Costing::default();
+        let mut told = HashSet::new();
+        for share in shares {
+            let route = &share.route;
+            if !told.insert((&share.model, &route.provider, &route.upstream_model)) {
+                continue;
+            }
+            for cost in route.costs.iter() {
+                costing.models.push(share.model.clone());
+                costing.accounts.push(route.provider.clone());
+                costing.upstream_models.push(route.upstream_model.clone());
+                costing.seconds.push(cost.seconds.cast_signed());
+                costing.sizes.push(cost.size.clone());
+                costing.credits.push(cost.credits);
+            }
+        }
+        costing
+    }
 }
 
 /// The turns that were used, by whose they are.

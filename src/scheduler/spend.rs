@@ -11,13 +11,12 @@
 //! before. A video that does not fit is waited for; cheaper ones behind it do not pass it at its account.
 //! Refuses: to say what a video costs. That is the catalogue's.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::release::{Released, Share};
 use super::rules::Rules;
 
 /// What may pass from the end of a turn to the arrival of the order.
@@ -74,11 +73,11 @@ impl Spend {
         Ok(limits.iter().map(left).collect())
     }
 
-    /// Remembers whose purse was too small in a release.
-    pub(super) fn learn(&mut self, purses: &Purses, released: &Released) {
-        for account in &released.too_dear {
+    /// Remembers whose purse was too small in a release that counted so many credits.
+    pub(super) fn learn(&mut self, purses: &Purses, too_small: &[String], counted: &HashMap<String, i64>) {
+        for account in too_small {
             let Some(left) = purses.get(account) else { continue };
-            let left = left - released.credits.get(account).copied().unwrap_or(0);
+            let left = left - counted.get(account).copied().unwrap_or(0);
             if let Some(limit) = self.limits.get(account).filter(|limit| left >= i64::from(limit.credits)) {
                 tracing::warn!(
                     account,
@@ -185,37 +184,4 @@ pub(super) async fn tidy(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// The costs of the routes of shares, and the purses of their accounts, as columns for `release.sql`.
-#[derive(Debug, Default)]
-pub(super) struct Costing {
-    pub(super) models: Vec<String>,
-    pub(super) accounts: Vec<String>,
-    pub(super) upstream_models: Vec<String>,
-    pub(super) seconds: Vec<i32>,
-    pub(super) sizes: Vec<String>,
-    pub(super) credits: Vec<i64>,
-}
-
-impl Costing {
-    pub(super) fn of(shares: &[Share]) -> Costing {
-        let mut costing = Costing::default();
-        let mut told = HashSet::new();
-        for share in shares {
-            let route = &share.route;
-            if !told.insert((&share.model, &route.provider, &route.upstream_model)) {
-                continue;
-            }
-            for cost in route.costs.iter() {
-                costing.models.push(share.model.clone());
-                costing.accounts.push(route.provider.clone());
-                costing.upstream_models.push(route.upstream_model.clone());
-                costing.seconds.push(cost.seconds.cast_signed());
-                costing.sizes.push(cost.size.clone());
-                costing.credits.push(cost.credits);
-            }
-        }
-        costing
-    }
 }

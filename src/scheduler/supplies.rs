@@ -1,17 +1,43 @@
-//! What limits whom in a round, as supplies of a forecast: slots that turn over, and rates.
+//! What limits whom in a round, as supplies of a forecast: slots that turn over, rates, and what may be spent.
 //!
 //! Refuses: to decide. It reads what the round itself goes by.
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
+
 use super::durations::Durations;
 use super::forecast::{Flow, Supply};
 use super::lane::OpenLane;
-use super::outlook::{ModelTold, Present};
-use super::pace::UNLIMITED;
-use super::routes::OpenRoute;
+use super::pace::{Paces, UNLIMITED};
+use super::routes::{OpenRoute, OpenRoutes};
+use super::rules::Rules;
+use super::spend::Purses;
 use super::subject::Subject;
 use crate::domain::TenantId;
+
+/// What everything that waits has to go by in this round.
+pub(super) struct Present<'a> {
+    pub(super) lanes: &'a [OpenLane],
+    pub(super) rules: &'a Rules<'a>,
+    pub(super) routes: &'a OpenRoutes<'a>,
+    pub(super) paces: &'a Paces,
+    /// Videos under way at each account.
+    pub(super) at_accounts: &'a HashMap<String, i64>,
+    /// What is left to spend at accounts where that is limited.
+    pub(super) purses: &'a Purses,
+    /// Slots of living workers.
+    pub(super) slots: i64,
+    /// By the database's clock.
+    pub(super) now: DateTime<Utc>,
+}
+
+/// What is expected of a model for whoever asks now.
+pub(super) struct ModelTold {
+    pub(super) model: String,
+    pub(super) video_secs: Option<f64>,
+    pub(super) videos_per_minute: Option<f64>,
+}
 
 /// What limits whom, as supplies of a forecast.
 pub(super) struct Supplies<'a> {
