@@ -13,7 +13,7 @@ alter table videos add constraint videos_turn_credits_check check (turn_credits 
 
 -- What is spent counts from the release on and for a window after the slot of ten seconds in which the turn ends.
 create function spend_slot(turn_until timestamptz) returns timestamptz
-    language sql stable parallel safe
+    language sql stable parallel safe set search_path = pg_catalog, public, pg_temp
     return date_bin(interval '10 seconds', turn_until, timestamptz '2000-01-01 00:00:00+00') + interval '10 seconds';
 
 -- Nobody updates a row, so nobody waits for one: a row for each wave of releases and account, and one less than nothing for

@@ -68,7 +68,7 @@ with share as (
     on conflict (batch_id, model, provider) do update set in_flight = f.in_flight + excluded.in_flight
 ), spent as (
     insert into account_spend (account, slot, credits)
-    select provider, spend_slot(turn_until), sum(turn_credits) from released group by 1, 2
+    select provider, spend_slot(turn_until), sum(turn_credits) from released group by provider, turn_until
 ), started as (
     update batches b set status = 'processing', started_at = now()
     where b.id in (select batch_id from released) and b.status = 'queued'

@@ -159,7 +159,8 @@ pub async fn give_back(conn: &mut PgConnection, unspent: &[Unspent]) -> Result<(
     sqlx::query!(
         "insert into account_spend (account, slot, credits)
          select account, spend_slot(turn_until), -sum(credits)
-         from unnest($1::text[], $2::timestamptz[], $3::bigint[]) as i (account, turn_until, credits) group by 1, 2",
+         from unnest($1::text[], $2::timestamptz[], $3::bigint[]) as i (account, turn_until, credits)
+         group by account, turn_until",
         &unspent.iter().map(|one| one.account.clone()).collect::<Vec<_>>(),
         &unspent.iter().map(|one| one.turn_until).collect::<Vec<_>>(),
         &unspent.iter().map(|one| one.credits).collect::<Vec<_>>(),

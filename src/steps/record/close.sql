@@ -40,7 +40,7 @@ with input as (
 ), unspent as (
     insert into account_spend (account, slot, credits)
     select c.provider, spend_slot(r.turn_until), -sum(r.turn_credits) from refused r join closed c on c.id = r.id
-    where c.provider is not null and r.turn_until is not null group by 1, 2
+    where c.provider is not null and r.turn_until is not null group by c.provider, r.turn_until
 ), ended as (
     update attempts a set
         state = c.attempt_state::attempt_state, finished_at = now(),
