@@ -39,7 +39,7 @@ pub(super) struct BulkArgs {
 
 #[derive(Subcommand)]
 enum BulkCommand {
-    /// Cancel batches: what has not begun is refunded, the rest goes on
+    /// Cancel batches: what has not begun is refunded, the rest goes on unless its provider can stop it
     Cancel(ChosenArgs),
     /// Pause batches: nothing new of them begins, nothing is refunded
     Pause(PauseArgs),

@@ -190,8 +190,8 @@ pub(super) async fn under_way(conn: &mut PgConnection) -> Result<UnderWay, sqlx:
     Ok(UnderWay { at_accounts: accounts.collect(), today: now.date_naive(), now: now.timestamp_micros() })
 }
 
-/// Releases up to each share's videos, as far as purses last. A leader that was replaced releases nothing. `probe` is how long an account is left
-/// alone after a video was sent to find out about it.
+/// Releases up to each share's videos, as far as purses last. A leader that was replaced releases nothing. `probe` is how long
+/// an account is left alone after a video was sent to find out about it.
 pub(super) async fn release(
     db: &Database,
     (holder, epoch): (&str, i64),

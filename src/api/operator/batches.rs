@@ -26,7 +26,7 @@ impl BatchesApi {
     /// Cancel a batch of any tenant
     ///
     /// As its customer would: nothing more of it begins, what has not begun is refunded within two seconds, and what is being
-    /// made goes on to its end. Repeating it changes nothing and is answered the same.
+    /// made goes on to its end unless its provider can stop it. Repeating it changes nothing and is answered the same.
     #[oai(path = "/batches/:batch_id/cancel", method = "post", operation_id = "cancelBatch")]
     async fn cancel(
         &self,

@@ -26,8 +26,8 @@ const STOPS_SPREAD: Duration = Duration::from_secs(2);
 const HINT_WITHIN: Duration = Duration::from_secs(5);
 
 impl Attempt<'_> {
-    /// Waits before a step is repeated: for the step's own pause, or until the provider calls or the batch is cancelled. Some variation keeps thousands
-    /// of videos of one batch from asking at the same moment.
+    /// Waits before a step is repeated: for the step's own pause, or until the provider calls or the batch is cancelled. Some
+    /// variation keeps thousands of videos of one batch from asking at the same moment.
     pub(super) async fn rest_before(&mut self, step: VideoStep) {
         let base = match step {
             VideoStep::Poll => self.provider.as_ref().map_or(Duration::from_secs(10), |p| p.poll_interval()),
